@@ -1,0 +1,425 @@
+//! The reading half that members, readers and observers share: a place in the queue, a screen, and a buffer.
+
+use super::guard::Guard;
+use super::message::{Buffer, Message};
+use super::screen::Screen;
+use crate::error::{Error, Result};
+use crate::ring::Ring;
+use crate::ring::members::{Beginning, Membership};
+use crate::ring::read::{Found, Look};
+use crate::segment::layout::{MAX_KIND, MAX_SENDER};
+use crate::sys::atomic::{AtomicU64, Ordering, fence};
+use crate::sys::futex::EVERY_BIT;
+use crate::wait::{Deadline, Wait};
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// First and longest sleep of an observer, whom nobody wakes.
+const OBSERVER_SLICES: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(8));
+
+/// Least limit for messages brought home, in bytes of bodies. An append that starves among busy writers brings home a few
+/// times the ring at most; a member that never pops must meet an error before it has eaten the machine.
+const HOME_LIMIT: u64 = 16 << 20;
+
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) ring: Arc<Ring>,
+    /// `None` for an observer.
+    membership: Option<Arc<Membership>>,
+    /// Writers do not wait for this reader: it copies, and then checks.
+    is_racing: bool,
+    position: u64,
+    /// The sequence number of the message expected at `position`.
+    sequence: u64,
+    pub(super) screen: Screen,
+    wake_bits: u32,
+    spin: Duration,
+    buffer: Buffer,
+    /// Messages that an append of this member brought home to make room; see [`Inbox::bring_home`].
+    home: VecDeque<Message<'static>>,
+    home_bytes: u64,
+    home_limit: u64,
+}
+
+impl Inbox {
+    pub(super) fn new(membership: Arc<Membership>, at: Beginning, spin: Duration, hears_own: bool) -> Self {
+        let ring = membership.ring.clone();
+        Self::with(ring, Some(membership), at, spin, hears_own)
+    }
+
+    pub(super) fn of_observer(ring: Arc<Ring>, at: Beginning, spin: Duration) -> Self {
+        Self::with(ring, None, at, spin, true)
+    }
+
+    fn with(
+        ring: Arc<Ring>,
+        membership: Option<Arc<Membership>>,
+        at: Beginning,
+        spin: Duration,
+        hears_own: bool,
+    ) -> Self {
+        Inbox {
+            is_racing: membership.is_none() || ring.segment.geometry.lossy,
+            home_limit: HOME_LIMIT.max(16 * ring.segment.geometry.capacity),
+            ring,
+            membership,
+            position: at.position,
+            sequence: at.sequence,
+            screen: Screen::new(hears_own),
+            wake_bits: EVERY_BIT,
+            spin,
+            buffer: Buffer::new(),
+            home: VecDeque::new(),
+            home_bytes: 0,
+        }
+    }
+
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        self.membership.as_deref()
+    }
+
+    pub(super) fn set_spin(&mut self, spin: Duration) {
+        self.spin = spin;
+    }
+
+    pub(super) fn set_home_limit(&mut self, bytes: u64) {
+        self.home_limit = bytes;
+    }
+
+    /// Bytes of the queue that this reader has not gone past.
+    pub(super) fn lag(&self) -> u64 {
+        crate::ring::members::distance(self.ring.frontier(), self.position)
+    }
+
+    /// The next message, in this inbox's own buffer.
+    #[inline]
+    pub(super) fn pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let taken = self.take_next(&mut buffer, wait);
+        self.buffer = buffer;
+        Ok(taken?.map(|taken| taken.into_message(&mut self.buffer)))
+    }
+
+    /// The next message, in the caller's buffer.
+    pub(super) fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
+        Ok(self.take_next(buffer, wait)?.map(|taken| taken.into_message(buffer)))
+    }
+
+    /// The next message, where it lies.
+    pub(super) fn peek(&mut self, wait: Wait) -> Result<Option<Guard<'_>>> {
+        if self.is_racing {
+            let why = "writers do not wait for this reader and may overwrite what it looks at";
+            return Err(Error::Unsupported { what: "peek", why });
+        }
+        match self.wait_for_next(wait)? {
+            None => Ok(None),
+            Some(Next::AtHome) => Ok(Some(Guard::of_home(self))),
+            Some(Next::InRing(found)) => Guard::of_ring(self, found).map(Some),
+        }
+    }
+
+    /// Waits until there is a message that the screen lets through.
+    #[inline]
+    fn wait_for_next(&mut self, wait: Wait) -> Result<Option<Next>> {
+        if let Some(membership) = &self.membership {
+            membership.check()?;
+        }
+        if self.screen.take_change() {
+            self.apply_screen();
+        }
+        if !self.home.is_empty() && self.screen_home() {
+            return Ok(Some(Next::AtHome));
+        }
+        // The common case, before anything looks at a clock.
+        let mut seen = match self.look()? {
+            Ok(found) => return Ok(Some(Next::InRing(found))),
+            Err(seen) => seen,
+        };
+        let deadline = Deadline::of(wait);
+        loop {
+            let is_news = match self.membership {
+                Some(_) => self
+                    .ring
+                    .wait_for_record(self.position, seen, self.wake_bits, self.spin, &deadline),
+                None => self.observe_until_news(seen, &deadline),
+            };
+            if !is_news {
+                return Ok(None);
+            }
+            seen = match self.look()? {
+                Ok(found) => return Ok(Some(Next::InRing(found))),
+                Err(seen) => seen,
+            };
+        }
+    }
+
+    #[cold]
+    fn apply_screen(&mut self) {
+        if let Some(membership) = &self.membership {
+            self.wake_bits = self.screen.wake_bits(&self.ring);
+            membership.show_screen(&self.screen.describe());
+        }
+    }
+
+    /// Goes past everything that is not to be heard. `Err`: there is nothing now, and the head was seen so.
+    #[inline]
+    fn look(&mut self) -> Result<Result<Found, u64>> {
+        loop {
+            let look = self.ring.look(self.position);
+            if self.is_racing && !self.ring.is_still_whole(self.position) {
+                self.catch_up()?;
+                continue;
+            }
+            match look.map_err(|error| self.blame(error))? {
+                Look::Nothing(seen) => return Ok(Err(seen)),
+                Look::Skip(end) => self.move_on(end),
+                Look::Found(found) => match self.is_wanted(&found) {
+                    true => return Ok(Ok(found)),
+                    false if self.is_racing && !self.ring.is_still_whole(self.position) => self.catch_up()?,
+                    false => {
+                        self.move_on(found.end);
+                        self.sequence = found.sequence.wrapping_add(1);
+                        self.count(|line| &line.screened, 1);
+                    }
+                },
+            }
+        }
+    }
+
+    /// What looks like corruption is the writers' doing if this reader was evicted.
+    #[cold]
+    fn blame(&self, error: Error) -> Error {
+        match self.membership.as_ref().map(|m| m.check_not_evicted()) {
+            Some(Err(evicted)) => evicted,
+            _ => error,
+        }
+    }
+
+    #[inline]
+    fn is_wanted(&self, found: &Found) -> bool {
+        if !self.screen.hears_own()
+            && let Some(me) = &self.membership
+            && me.is_mine(found.origin.slot, found.origin.generation)
+        {
+            return false;
+        }
+        !self.screen.looks_at_names() || self.names_are_wanted(found)
+    }
+
+    fn names_are_wanted(&self, found: &Found) -> bool {
+        let mut words = [0; (MAX_SENDER + MAX_KIND).div_ceil(8) + 64];
+        let words = &mut words[..found.body_at() / 8];
+        self.ring.copy(found, words, self.is_racing);
+        let (sender, rest) = bytemuck::cast_slice::<u64, u8>(words).split_at(found.origin.sender_len.into());
+        self.screen.passes(sender, &rest[..found.origin.kind_len.into()])
+    }
+
+    /// Lets go of everything before `position`.
+    #[inline]
+    fn move_on(&mut self, position: u64) {
+        if let Some(membership) = &self.membership {
+            membership.advance(self.position, position);
+        }
+        self.position = position;
+    }
+
+    /// Was overtaken: goes on with the oldest message there is, and says how many it missed.
+    #[cold]
+    fn catch_up(&mut self) -> Result<()> {
+        let (position, sequence) = self.ring.oldest()?;
+        let missed = sequence.wrapping_sub(self.sequence);
+        self.move_on(position);
+        self.sequence = sequence;
+        if missed == 0 || missed as i64 <= 0 {
+            return Ok(());
+        }
+        if self.membership.is_some() {
+            self.count(|line| &line.missed, missed);
+            self.ring
+                .segment
+                .control()
+                .tally
+                .missed
+                .fetch_add(missed, Ordering::Relaxed);
+        }
+        Err(Error::Lagged { missed })
+    }
+
+    /// Waits for the next message and takes it out of the queue.
+    #[inline]
+    fn take_next(&mut self, buffer: &mut Buffer, wait: Wait) -> Result<Option<Taken>> {
+        loop {
+            match self.wait_for_next(wait)? {
+                None => return Ok(None),
+                Some(Next::AtHome) => return Ok(self.next_at_home().map(Taken::FromHome)),
+                Some(Next::InRing(found)) => {
+                    self.ring.copy(&found, buffer.get(found.words()), self.is_racing);
+                    if !self.is_racing {
+                        self.check_still_mine()?;
+                    } else if !self.ring.is_still_whole(found.position) {
+                        self.catch_up()?;
+                        continue;
+                    }
+                    self.finish(&found);
+                    return Ok(Some(Taken::InBuffer(found)));
+                }
+            }
+        }
+    }
+
+    /// Whether what was just read was protected by this reader's cursor all the time.
+    #[inline]
+    pub(super) fn check_still_mine(&self) -> Result<()> {
+        // The reads before it must not be delayed past the look at the slot: an evicted cursor protects nothing.
+        fence(Ordering::Acquire);
+        match &self.membership {
+            Some(membership) => membership.check_not_evicted(),
+            None => Ok(()),
+        }
+    }
+
+    /// Goes past a message that was delivered.
+    #[inline]
+    pub(super) fn finish(&mut self, found: &Found) {
+        self.move_on(found.end);
+        self.sequence = found.sequence.wrapping_add(1);
+        self.count_popped(found.body_len as usize);
+    }
+
+    fn count_popped(&self, bytes: usize) {
+        self.count(|line| &line.popped, 1);
+        self.count(|line| &line.popped_bytes, bytes as u64);
+    }
+
+    #[inline]
+    fn count(&self, which: impl Fn(&crate::segment::layout::CursorLine) -> &AtomicU64, by: u64) {
+        if let Some(membership) = &self.membership {
+            // Only this member writes its counters.
+            let counter = which(&membership.line().cursor);
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes unread messages out of the ring into this process, because they are in the way of this member's own append.
+    /// Whether any went.
+    pub(super) fn bring_home(&mut self) -> Result<bool> {
+        let before = self.position;
+        while self.home_bytes < self.home_limit {
+            let Ok(found) = self.look()? else { break };
+            let mut words = vec![0; found.words()];
+            self.ring.copy(&found, &mut words, false);
+            self.check_still_mine()?;
+            self.home_bytes += u64::from(found.body_len);
+            self.home.push_back(Message::new(Cow::Owned(words), found));
+            self.move_on(found.end);
+            self.sequence = found.sequence.wrapping_add(1);
+        }
+        Ok(self.position != before)
+    }
+
+    /// Drops what the screen does not let through any more. Whether anything is left.
+    fn screen_home(&mut self) -> bool {
+        while let Some(first) = self.home.front() {
+            if self.screen.passes(first.sender_bytes(), first.kind_bytes()) {
+                return true;
+            }
+            self.home_bytes -= first.body().len() as u64;
+            self.home.pop_front();
+            self.count(|line| &line.screened, 1);
+        }
+        false
+    }
+
+    pub(super) fn first_at_home(&self) -> Option<&Message<'static>> {
+        self.home.front()
+    }
+
+    /// Takes the first message that was brought home.
+    pub(super) fn next_at_home(&mut self) -> Option<Message<'static>> {
+        let message = self.home.pop_front()?;
+        self.home_bytes -= message.body().len() as u64;
+        self.count_popped(message.body().len());
+        Some(message)
+    }
+
+    /// An observer's wait: its mapping is read-only, so nobody knows that it sleeps, and it looks again ever more rarely.
+    fn observe_until_news(&self, seen: u64, deadline: &Deadline) -> bool {
+        let is_news = || {
+            !matches!(self.ring.look(self.position), Ok(Look::Nothing(now)) if now == seen)
+                || !self.ring.is_still_whole(self.position)
+        };
+        let (mut slice, longest) = OBSERVER_SLICES;
+        if self.ring.spin_on(is_news, self.spin, deadline) {
+            return true;
+        }
+        loop {
+            let bell = &self.ring.segment.control().data.bell;
+            let rung = bell.read();
+            if is_news() {
+                return true;
+            }
+            if deadline.has_passed() {
+                return false;
+            }
+            bell.sleep(rung, deadline.cap(slice), EVERY_BIT);
+            slice = (slice * 2).min(longest);
+        }
+    }
+}
+
+/// Where the next message is.
+enum Next {
+    AtHome,
+    InRing(Found),
+}
+
+enum Taken {
+    FromHome(Message<'static>),
+    InBuffer(Found),
+}
+
+impl Taken {
+    #[inline]
+    fn into_message(self, buffer: &mut Buffer) -> Message<'_> {
+        match self {
+            Taken::FromHome(message) => message,
+            Taken::InBuffer(found) => Message::new(Cow::Borrowed(buffer.get(found.words())), found),
+        }
+    }
+}
+
+/// Iterator over the messages that are there now; see [`Reader::drain`](crate::Reader::drain).
+#[derive(Debug)]
+pub struct Drain<'i>(pub(super) &'i mut Inbox);
+
+impl Iterator for Drain<'_> {
+    type Item = Result<Message<'static>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        next_owned(self.0, Wait::Never)
+    }
+}
+
+/// Iterator that waits for messages; see [`Reader::messages`](crate::Reader::messages).
+#[derive(Debug)]
+pub struct Messages<'i> {
+    pub(super) inbox: &'i mut Inbox,
+    pub(super) wait: Wait,
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Result<Message<'static>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        next_owned(self.inbox, self.wait)
+    }
+}
+
+fn next_owned(inbox: &mut Inbox, wait: Wait) -> Option<Result<Message<'static>>> {
+    inbox
+        .pop(wait)
+        .map(|popped| popped.map(Message::into_owned))
+        .transpose()
+}

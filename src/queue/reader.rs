@@ -1,0 +1,107 @@
+//! The role that only reads.
+
+use super::guard::Guard;
+use super::inbox::{Drain, Inbox, Messages};
+use super::info::MemberId;
+use super::message::{Buffer, Message};
+use super::screen::Screen;
+use crate::error::Result;
+use crate::wait::Wait;
+use std::time::Duration;
+
+/// Only reads, and holds writers back while it is behind. Made by [`Queue::reader`](crate::Queue::reader).
+///
+/// Dropping it, or the death of its process, gives up what it has not read.
+///
+/// ```
+/// use std::time::Duration;
+/// use syncq::{Queue, Wait};
+///
+/// # fn main() -> syncq::Result<()> {
+/// let queue = Queue::options().heap()?;
+/// let mut reader = queue.reader()?;
+/// let mut writer = queue.writer("counter")?;
+/// for n in 0u32..3 {
+///     writer.append_pod("n", &n, Wait::Never)?;
+/// }
+/// while let Some(message) = reader.pop(Wait::For(Duration::from_millis(1)))? {
+///     println!("{} says {}", message.sender(), message.pod::<u32>()?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    inbox: Inbox,
+}
+
+impl Reader {
+    pub(super) fn new(inbox: Inbox) -> Self {
+        Reader { inbox }
+    }
+
+    /// Takes the next message that the [screen](Screen) lets through, in the queue's one order. `None`: there was none in
+    /// time. The message borrows this reader's buffer until the next call.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Evicted`](crate::Error::Evicted), [`Error::Forked`](crate::Error::Forked),
+    /// [`Error::Corrupt`](crate::Error::Corrupt); on a lossy queue [`Error::Lagged`](crate::Error::Lagged), once for each
+    /// time it was overtaken.
+    #[inline]
+    pub fn pop(&mut self, wait: impl Into<Wait>) -> Result<Option<Message<'_>>> {
+        self.inbox.pop(wait.into())
+    }
+
+    /// As [`pop`](Reader::pop), with a buffer of the caller's, which the message borrows instead.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](Reader::pop).
+    pub fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: impl Into<Wait>) -> Result<Option<Message<'b>>> {
+        self.inbox.pop_into(buffer, wait.into())
+    }
+
+    /// The messages that are there now, one after the other, without waiting.
+    pub fn drain(&mut self) -> Drain<'_> {
+        Drain(&mut self.inbox)
+    }
+
+    /// The messages as they come; ends when `wait` (for each of them) passes without one. With [`Wait::Forever`] it ends only
+    /// with an error.
+    pub fn messages(&mut self, wait: impl Into<Wait>) -> Messages<'_> {
+        Messages {
+            inbox: &mut self.inbox,
+            wait: wait.into(),
+        }
+    }
+
+    /// What it passes over; to look at and to change at any time.
+    pub fn screen(&mut self) -> &mut Screen {
+        &mut self.inbox.screen
+    }
+
+    /// Bytes of the ring between it and the newest message.
+    pub fn lag(&self) -> u64 {
+        self.inbox.lag()
+    }
+
+    /// How long its waits spin before they sleep; see [`QueueOptions::spin`](crate::QueueOptions::spin).
+    pub fn set_spin(&mut self, spin: Duration) {
+        self.inbox.set_spin(spin);
+    }
+
+    /// The next message where it lies in the ring, without copying its body. Dropping the guard takes it out of the queue.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](Reader::pop), and [`Error::Unsupported`](crate::Error::Unsupported) on a lossy queue.
+    pub fn peek(&mut self, wait: impl Into<Wait>) -> Result<Option<Guard<'_>>> {
+        self.inbox.peek(wait.into())
+    }
+
+    /// Which member it is.
+    pub fn id(&self) -> MemberId {
+        MemberId::of(self.inbox.membership().expect("a reader is a member"))
+    }
+}

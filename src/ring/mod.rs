@@ -1,0 +1,82 @@
+//! The protocol on a segment: append, read, join, leave, recover, wait. It knows no names, no files and no processes beyond
+//! "is the holder of this slot alive?".
+//!
+//! # How it works
+//!
+//! Records follow each other in a ring of bytes; a *position* counts bytes since the queue was made and never wraps. Where
+//! the next record will begin is the *frontier*.
+//!
+//! * A record begins with one word, its *head*, which is 0 until the record is complete. The head at the frontier is always
+//!   0: whoever writes a record first writes the head behind it to 0. One Release store of the head publishes a record
+//!   ([`record`]).
+//! * Writers take turns. The *claim word* says where the frontier is and which slot, if any, is writing; one
+//!   compare-exchange takes the claim, another releases it with the new frontier ([`claim`]).
+//! * Readers look at the head at their own cursor and at nothing else ([`read`]). Cursors hold writers back ([`room`]).
+//! * A writer that dies leaves either nothing (head still 0) or a complete record at the frontier, and its slot number in the
+//!   claim word. Whoever waits for it proves its death, moves the frontier past what is complete, and frees the claim
+//!   ([`recover`]).
+//! * Long writes are published as *reserved* and turned into a message, or aborted, later ([`reserve`]).
+//! * Who sleeps says so in a word that the waker clears; the waker wakes *inside* the claim and before it publishes, so a
+//!   waker that dies leaves a claim that the next one frees, and freeing wakes everybody ([`sleep`]).
+
+pub(crate) mod append;
+pub(crate) mod claim;
+pub(crate) mod members;
+pub(crate) mod read;
+pub(crate) mod record;
+pub(crate) mod recover;
+pub(crate) mod reserve;
+pub(crate) mod room;
+pub(crate) mod sleep;
+
+#[cfg(all(test, loom))]
+mod models;
+
+use crate::error::Error;
+use crate::segment::Segment;
+use crate::sys::atomic::Ordering;
+use claim::Word;
+
+/// The protocol, bound to one segment.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) segment: Segment,
+}
+
+impl Ring {
+    pub(crate) fn new(segment: Segment) -> Self {
+        Ring { segment }
+    }
+
+    /// Brings the zeroed memory of a new segment into its first state. Nobody else sees it yet.
+    pub(crate) fn prepare(segment: &Segment) {
+        let start = segment.geometry.start;
+        let control = segment.control();
+        control.claim.word.store(Word::free(start).bits(), Ordering::Relaxed);
+        control.claim.base.store(start, Ordering::Relaxed);
+        control.limits.gate.store(start, Ordering::Relaxed);
+        control.limits.intent.store(start, Ordering::Relaxed);
+        control.limits.oldest.store(start, Ordering::Relaxed);
+    }
+
+    fn capacity(&self) -> u64 {
+        self.segment.geometry.capacity
+    }
+
+    /// An error about bytes that no correct member writes.
+    fn corrupt(&self, what: &'static str, at: u64) -> Error {
+        Error::Corrupt {
+            queue: self.segment.name.clone(),
+            what,
+            at,
+        }
+    }
+
+    /// The frontier as the claim word has it: exact while the claim is free, else where it was when the claim was taken.
+    pub(crate) fn frontier(&self) -> u64 {
+        let claim = &self.segment.control().claim;
+        // Acquire: pairs with the release of the claim, so records before the frontier are visible.
+        let word = Word::from_bits(claim.word.load(Ordering::Acquire));
+        word.position(claim.base.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,1 @@
+//! Loom models of the protocol. Run with `RUSTFLAGS="--cfg loom" cargo test --release --lib models`.

@@ -1,0 +1,136 @@
+//! Reading: looking at the record at a position, copying it, letting it go.
+//!
+//! Readers that hold writers back look at records that nobody writes. The others (observers, and everybody on a lossy queue)
+//! may be overtaken while they look: they copy first and then ask [`Ring::is_still_whole`].
+
+use super::Ring;
+use super::members::Membership;
+use super::record::{self, HEAD, Head, ORIGIN, Origin, SEQUENCE, State, TIME};
+use crate::error::Result;
+use crate::segment::layout::RECORD_HEADER;
+use crate::sys::atomic::{Ordering, fence};
+
+/// What is at a position.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Look {
+    /// The frontier, or a reserved record: nothing to read yet. Holds the head as it was seen.
+    Nothing(u64),
+    /// An aborted record that ends here.
+    Skip(u64),
+    /// A message.
+    Found(Found),
+}
+
+/// A message in the ring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) position: u64,
+    /// Where the next record begins.
+    pub(crate) end: u64,
+    pub(crate) origin: Origin,
+    pub(crate) body_len: u32,
+    pub(crate) sequence: u64,
+    pub(crate) time: u64,
+}
+
+impl Found {
+    /// 64-bit words from the sender to the end of the body.
+    pub(crate) fn words(&self) -> usize {
+        let bytes = record::body_offset(self.origin.names_len()) - RECORD_HEADER + u64::from(self.body_len);
+        bytes.div_ceil(8) as usize
+    }
+
+    /// Where in these the body begins, in bytes.
+    pub(crate) fn body_at(&self) -> usize {
+        (record::body_offset(self.origin.names_len()) - RECORD_HEADER) as usize
+    }
+}
+
+impl Ring {
+    /// Looks at `position`, which must be the beginning of a record or the frontier.
+    #[inline]
+    pub(crate) fn look(&self, position: u64) -> Result<Look> {
+        let segment = &self.segment;
+        // Acquire: pairs with the Release in `publish` and in `commit`.
+        let bits = segment.word(position, HEAD).load(Ordering::Acquire);
+        if bits == 0 {
+            return Ok(Look::Nothing(bits));
+        }
+        let head = Head::from_bits(bits, position).ok_or_else(|| self.corrupt("head of a record", position))?;
+        let origin = Origin::from_bits(segment.word(position, ORIGIN).load(Ordering::Relaxed));
+        let size = record::size(origin.names_len(), head.body_len.into());
+        if size > segment.geometry.max_record() {
+            return Err(self.corrupt("length of a record", position));
+        }
+        let end = position.wrapping_add(size);
+        Ok(match head.state {
+            State::Reserved => Look::Nothing(bits),
+            State::Aborted => Look::Skip(end),
+            State::Message => Look::Found(Found {
+                position,
+                end,
+                origin,
+                body_len: head.body_len,
+                sequence: segment.word(position, SEQUENCE).load(Ordering::Relaxed),
+                time: segment.word(position, TIME).load(Ordering::Relaxed),
+            }),
+        })
+    }
+
+    /// Copies words of a message, from the sender on.
+    #[inline]
+    pub(crate) fn copy(&self, found: &Found, out: &mut [u64], racing: bool) {
+        self.segment.copy_out(found.position, RECORD_HEADER, out, racing);
+    }
+
+    /// Where the body of a message is, for a reader whose cursor holds it.
+    pub(crate) fn body_pointer(&self, found: &Found) -> *const u8 {
+        self.segment.raw(
+            found.position,
+            record::body_offset(found.origin.names_len()),
+            found.body_len.into(),
+        )
+    }
+
+    /// Whether nobody can have begun to overwrite the record at `position` before what was just read from it.
+    pub(crate) fn is_still_whole(&self, position: u64) -> bool {
+        // Pairs with the Release fence in `room::raise_intent`.
+        fence(Ordering::Acquire);
+        let intent = self.segment.control().limits.intent.load(Ordering::Relaxed);
+        intent.wrapping_sub(position) as i64 <= self.capacity() as i64
+    }
+
+    /// The oldest whole record: its position and sequence number.
+    pub(crate) fn oldest(&self) -> Result<(u64, u64)> {
+        // Each try fails only if writers went on by a step of the intent meanwhile.
+        for _ in 0..1000 {
+            let position = self.segment.control().limits.oldest.load(Ordering::Acquire);
+            if position % crate::segment::layout::GRANULE != 0 {
+                return Err(self.corrupt("oldest record", position));
+            }
+            let sequence = self.segment.word(position, SEQUENCE).load(Ordering::Acquire);
+            if self.is_still_whole(position) {
+                return Ok((position, sequence));
+            }
+            crate::sys::atomic::yield_now();
+        }
+        let at = self.segment.control().limits.oldest.load(Ordering::Relaxed);
+        Err(self.corrupt("oldest record", at))
+    }
+
+    /// The frontier and the sequence number of the message that will be there.
+    pub(crate) fn newest(&self) -> (u64, u64) {
+        let position = self.frontier();
+        (position, self.segment.word(position, SEQUENCE).load(Ordering::Relaxed))
+    }
+}
+
+impl Membership {
+    /// Lets go of everything before `position`.
+    #[inline]
+    pub(crate) fn advance(&self, before: u64, position: u64) {
+        // Release: pairs with the Acquire in `room::holds`, so the reads before it are over when a writer overwrites.
+        self.line().cursor.cursor.store(position, Ordering::Release);
+        self.ring.let_go(before, position);
+    }
+}

@@ -1,0 +1,148 @@
+//! What a record looks like: four words, then sender, kind and body.
+//!
+//! | word | bits | holds |
+//! |---|---|---|
+//! | 0, the head | 0..32 | body length in bytes |
+//! | | 32..60 | tag: lower 28 bits of the position in granules |
+//! | | 60..64 | state: 1 message, 2 reserved, 3 aborted; an all-zero head is the frontier |
+//! | 1, the origin | 0..8, 8..16 | lengths of kind and sender in bytes |
+//! | | 16..32, 32..64 | slot and generation of the member that appended it |
+//! | 2 | 0..64 | sequence number; the writer before has already put it here |
+//! | 3 | 0..64 | nanoseconds since 1970, or 0 |
+//!
+//! Sender and kind follow, back to back; the body begins at the next multiple of 8; the record ends at the next multiple of
+//! the granule. The tag makes a head that belongs to another lap of the ring, or to no record at all, show.
+
+use crate::segment::layout::{GRANULE, RECORD_HEADER};
+
+/// Index of each header word.
+pub(crate) const HEAD: usize = 0;
+pub(crate) const ORIGIN: usize = 1;
+pub(crate) const SEQUENCE: usize = 2;
+pub(crate) const TIME: usize = 3;
+
+const TAG_BITS: u32 = 28;
+const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Message = 1,
+    Reserved = 2,
+    Aborted = 3,
+}
+
+/// The first word of a record that is complete, or at least has its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) state: State,
+    pub(crate) body_len: u32,
+}
+
+impl Head {
+    /// The word for a record at `position`.
+    pub(crate) fn bits(self, position: u64) -> u64 {
+        u64::from(self.body_len) | (tag(position) << 32) | ((self.state as u64) << 60)
+    }
+
+    /// Reads a word that is not 0. `None`: no record at `position` begins like this.
+    pub(crate) fn from_bits(bits: u64, position: u64) -> Option<Self> {
+        let state = match bits >> 60 {
+            1 => State::Message,
+            2 => State::Reserved,
+            3 => State::Aborted,
+            _ => return None,
+        };
+        ((bits >> 32) & TAG_MASK == tag(position)).then_some(Head {
+            state,
+            body_len: bits as u32,
+        })
+    }
+}
+
+fn tag(position: u64) -> u64 {
+    (position / GRANULE) & TAG_MASK
+}
+
+/// The second word of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) kind_len: u8,
+    pub(crate) sender_len: u8,
+    pub(crate) slot: u16,
+    pub(crate) generation: u32,
+}
+
+impl Origin {
+    pub(crate) fn bits(self) -> u64 {
+        u64::from(self.kind_len)
+            | u64::from(self.sender_len) << 8
+            | u64::from(self.slot) << 16
+            | u64::from(self.generation) << 32
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Origin {
+            kind_len: bits as u8,
+            sender_len: (bits >> 8) as u8,
+            slot: (bits >> 16) as u16,
+            generation: (bits >> 32) as u32,
+        }
+    }
+
+    /// Bytes of sender and kind together.
+    pub(crate) fn names_len(self) -> u64 {
+        u64::from(self.kind_len) + u64::from(self.sender_len)
+    }
+}
+
+/// Offset of the body in a record whose sender and kind have `names_len` bytes together.
+pub(crate) fn body_offset(names_len: u64) -> u64 {
+    RECORD_HEADER + names_len.next_multiple_of(8)
+}
+
+/// Bytes that such a record takes in the ring.
+pub(crate) fn size(names_len: u64, body_len: u64) -> u64 {
+    (body_offset(names_len) + body_len).next_multiple_of(GRANULE)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_only_good_where_it_was_written() {
+        let head = Head {
+            state: State::Message,
+            body_len: 77,
+        };
+        let at = 5 * GRANULE;
+        assert_eq!(Head::from_bits(head.bits(at), at), Some(head));
+        assert_eq!(Head::from_bits(head.bits(at), at + GRANULE), None);
+        assert_eq!(Head::from_bits(head.bits(at) | 7 << 60, at), None);
+        assert_ne!(
+            Head {
+                state: State::Message,
+                body_len: 0
+            }
+            .bits(0),
+            0
+        );
+    }
+
+    #[test]
+    fn an_origin_survives_its_word() {
+        let origin = Origin {
+            kind_len: 255,
+            sender_len: 64,
+            slot: 4095,
+            generation: u32::MAX,
+        };
+        assert_eq!(Origin::from_bits(origin.bits()), origin);
+    }
+
+    #[test]
+    fn sixty_four_bytes_from_a_short_name_take_two_cache_lines() {
+        assert_eq!(size(0, 32), 64);
+        assert_eq!(size(16, 64), 128);
+    }
+}

@@ -1,0 +1,252 @@
+//! Room in the ring: who holds writers back, how far they may write, and waiting until there is more.
+//!
+//! Two limits, both moved under the claim only:
+//!
+//! * The *gate*: no cursor was behind it when the cursors were last looked at. Cursors only move forward, so the gate errs on
+//!   the safe side, and the cursors are looked at again only when the ring seems full: once a lap while readers keep up,
+//!   however many there are.
+//! * The *intent*: how far writers may be writing. It moves in steps, and with it the *oldest* record that nobody can have
+//!   begun to overwrite. Readers that hold nobody back check it after they copied.
+
+use super::Ring;
+use super::claim::{Claim, LONGEST_SLICE};
+use super::members::{Role, Stage, distance};
+use super::record::{self, HEAD, Head, ORIGIN, Origin};
+use super::sleep::{ROOM_SLICE, ROOM_SPIN};
+use crate::error::{Error, Full, Result, Slowest};
+use crate::segment::layout::GRANULE;
+use crate::sys::atomic::{Ordering, fence};
+use crate::sys::barrier;
+use crate::sys::futex::EVERY_BIT;
+use crate::wait::Deadline;
+
+/// Steps that the intent takes through the ring.
+const INTENT_STEPS: u64 = 16;
+
+/// What holds the writers back most.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slow {
+    pub(crate) position: u64,
+    /// `None`: nobody does, and the position is the frontier.
+    pub(crate) slot: Option<u16>,
+}
+
+/// No room for a record that ends at `end`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Short {
+    pub(crate) end: u64,
+    pub(crate) frontier: u64,
+    pub(crate) slow: Slow,
+}
+
+impl Ring {
+    /// Makes sure that `size` bytes from the frontier on, and the head behind them, may be written.
+    #[inline]
+    pub(super) fn room(&self, claim: &Claim<'_>, size: u64) -> Result<Result<(), Short>> {
+        let limits = &self.segment.control().limits;
+        let end = claim.position.wrapping_add(size + GRANULE);
+        let mut gate = limits.gate.load(Ordering::Relaxed);
+        if claim.position.wrapping_sub(gate) > self.capacity() {
+            return Err(self.corrupt("gate", gate));
+        }
+        if end.wrapping_sub(gate) > self.capacity() {
+            let slow = self.slowest(claim.position)?;
+            gate = slow.position;
+            limits.gate.store(gate, Ordering::Relaxed);
+            if end.wrapping_sub(gate) > self.capacity() {
+                return Ok(Err(Short {
+                    end,
+                    frontier: claim.position,
+                    slow,
+                }));
+            }
+        }
+        if (end.wrapping_sub(limits.intent.load(Ordering::Relaxed)) as i64) > 0 {
+            self.raise_intent(end, gate)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// The furthest-back cursor or reservation that counts, seen from the frontier. The caller has the claim.
+    fn slowest(&self, frontier: u64) -> Result<Slow> {
+        let mut slow = Slow {
+            position: frontier,
+            slot: None,
+        };
+        for slot in 0..self.slots_used() {
+            for held in self.holds(slot).into_iter().flatten() {
+                if frontier.wrapping_sub(held) > self.capacity() {
+                    return Err(self.corrupt("cursor of slot", slot.into()));
+                }
+                if slow.position.wrapping_sub(held) as i64 > 0 {
+                    slow = Slow {
+                        position: held,
+                        slot: Some(slot),
+                    };
+                }
+            }
+        }
+        Ok(slow)
+    }
+
+    /// What a slot holds: its cursor, its reservation.
+    fn holds(&self, slot: u16) -> [Option<u64>; 2] {
+        let state = self.slot_state(slot);
+        let line = &self.segment.slot(slot).cursor;
+        // Acquire: pairs with the Release that moves the cursor on, so its reads happened before we overwrite.
+        let cursor = (state.gates() && !self.segment.geometry.lossy).then(|| line.cursor.load(Ordering::Acquire));
+        let reservation = match state.stage {
+            Stage::Free | Stage::Joining => 0,
+            _ => line.reservation.load(Ordering::Acquire),
+        };
+        [cursor, (reservation != 0).then(|| reservation - 1)]
+    }
+
+    /// Moves the intent to `end` or a step further, and the oldest record out of its way.
+    #[cold]
+    fn raise_intent(&self, end: u64, gate: u64) -> Result<()> {
+        let limits = &self.segment.control().limits;
+        let step = end.wrapping_add(self.capacity() / INTENT_STEPS);
+        let most = gate.wrapping_add(self.capacity());
+        let intent = if most.wrapping_sub(step) as i64 > 0 { step } else { most };
+        let mut oldest = limits.oldest.load(Ordering::Relaxed);
+        let mut walked = 0;
+        while intent.wrapping_sub(oldest) as i64 > self.capacity() as i64 {
+            let bits = self.segment.word(oldest, HEAD).load(Ordering::Relaxed);
+            let head = Head::from_bits(bits, oldest).ok_or_else(|| self.corrupt("oldest record", oldest))?;
+            let origin = Origin::from_bits(self.segment.word(oldest, ORIGIN).load(Ordering::Relaxed));
+            let size = record::size(origin.names_len(), head.body_len.into());
+            walked += size;
+            if walked > 2 * self.capacity() {
+                return Err(self.corrupt("length of the oldest record", oldest));
+            }
+            oldest = oldest.wrapping_add(size);
+        }
+        limits.oldest.store(oldest, Ordering::Relaxed);
+        limits.intent.store(intent, Ordering::Relaxed);
+        // Pairs with the Acquire fence in `read::is_still_whole`: whoever sees a byte that is written from here on sees
+        // this intent.
+        fence(Ordering::Release);
+        Ok(())
+    }
+
+    /// A cursor has moved on from `before` to `after`: wakes writers that wait for just that.
+    #[inline]
+    pub(super) fn let_go(&self, before: u64, after: u64) {
+        // Pairs with `barrier::heavy` in `wait_for_room`: either that writer sees the cursor, or this sees the writer.
+        barrier::light();
+        let wanted = self.segment.control().space.wanted.load(Ordering::Relaxed);
+        if wanted != 0 {
+            let wanted = wanted - 1;
+            let reached = |position: u64| position.wrapping_sub(wanted) as i64 >= 0;
+            if reached(after) && !reached(before) {
+                self.wake_writers();
+            }
+        }
+    }
+
+    /// Room was made that no cursor tells of: a reservation was finished, a reader has gone.
+    pub(super) fn made_room(&self) {
+        // As in `let_go`.
+        barrier::light();
+        if self.segment.control().space.wanted.load(Ordering::Relaxed) != 0 {
+            self.wake_writers();
+        }
+    }
+
+    /// Wakes all writers that wait for room.
+    #[cold]
+    pub(super) fn wake_writers(&self) {
+        let space = &self.segment.control().space;
+        if space.wanted.swap(0, Ordering::SeqCst) != 0 {
+            space.bell.wake(EVERY_BIT);
+        }
+    }
+
+    /// Waits until there may be room again. Returns early for no reason; the caller tries again.
+    pub(super) fn wait_for_room(&self, short: &Short, deadline: &Deadline) {
+        let space = &self.segment.control().space;
+        let needed = short.end.wrapping_sub(self.capacity());
+        let has_room = || self.slowest_now(short.frontier).position.wrapping_sub(needed) as i64 >= 0;
+        if self.spin_on(has_room, ROOM_SPIN, deadline) {
+            return;
+        }
+        let mut slice = ROOM_SLICE;
+        while !deadline.has_passed() {
+            let bell = space.bell.read();
+            self.want(needed);
+            barrier::heavy();
+            let slow = self.slowest_now(short.frontier);
+            if slow.position.wrapping_sub(needed) as i64 >= 0 {
+                return;
+            }
+            // A dead one is buried by the caller, with the claim free. So is the case that it has become somebody else.
+            if slow.slot != short.slow.slot || slow.slot.is_some_and(|slot| self.bury_if_dead(slot)) {
+                return;
+            }
+            space.bell.sleep(bell, deadline.cap(slice), EVERY_BIT);
+            slice = (slice * 2).min(LONGEST_SLICE);
+        }
+    }
+
+    /// Asks readers to ring when they reach `position`; the least of all writers' wishes counts.
+    fn want(&self, position: u64) {
+        let wanted = &self.segment.control().space.wanted;
+        let mine = position.wrapping_add(1);
+        let mut seen = wanted.load(Ordering::Relaxed);
+        while seen == 0 || seen.wrapping_sub(mine) as i64 > 0 {
+            match wanted.compare_exchange(seen, mine, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// As `slowest`, without the claim: a hint.
+    pub(crate) fn slowest_now(&self, frontier: u64) -> Slow {
+        let mut slow = Slow {
+            position: frontier,
+            slot: None,
+        };
+        for slot in 0..self.slots_used() {
+            for held in self.holds(slot).into_iter().flatten() {
+                if distance(frontier, held) > distance(frontier, slow.position) {
+                    slow = Slow {
+                        position: held,
+                        slot: Some(slot),
+                    };
+                }
+            }
+        }
+        slow
+    }
+
+    /// Bytes that an append could take now, beside its own end mark.
+    pub(crate) fn free(&self) -> u64 {
+        let frontier = self.frontier();
+        let held = distance(frontier, self.slowest_now(frontier).position);
+        self.segment.geometry.max_record().saturating_sub(held)
+    }
+
+    /// The error for an append that found no room.
+    pub(super) fn full(&self, short: &Short, needed: u64) -> Error {
+        self.segment.control().tally.refused.fetch_add(1, Ordering::Relaxed);
+        let held = distance(short.frontier, short.slow.position);
+        let slowest = short.slow.slot.and_then(|slot| {
+            let state = self.slot_state(slot);
+            let named = matches!(state.role, Some(Role::Member | Role::Reader | Role::Writer));
+            named.then(|| Slowest {
+                name: self.name_of(slot),
+                pid: self.identity(slot).pid,
+                lag: held,
+            })
+        });
+        let free = self.segment.geometry.max_record().saturating_sub(held);
+        Error::Full(Box::new(Full {
+            queue: self.segment.name.clone(),
+            needed,
+            free,
+            slowest,
+        }))
+    }
+}

@@ -1,0 +1,184 @@
+//! Readers waiting for a record, and how writers wake them.
+//!
+//! A reader that has nothing to read spins a little, then *arms*: it sets the wake-up bits of the kinds it wants in the
+//! sleepers word, and then looks at the claim word and at the head at its cursor once more. A writer takes the claim and
+//! then looks at the sleepers word. Both are total-order operations, so one of the two sees the other:
+//!
+//! * The writer sees the bits: it clears them and rings, *before* it publishes and with the claim in its hand. If it is killed
+//!   anywhere from here on, the claim stays behind with its name on it; the next writer frees it and rings for everybody.
+//!   So a wake-up can be late but not lost, and needs no acknowledgement from sleepers.
+//! * The reader sees the claim taken: something may be coming, and nobody will ring for it. It sleeps in short slices until
+//!   the claim is free, and then looks at the head again.
+//!
+//! Only when the claim is free *and* the head is still the old one does the reader sleep in long slices.
+
+use super::Ring;
+use super::claim::{FIRST_SLICE, LONGEST_SLICE, Word};
+use super::record::{HEAD, ORIGIN, Origin};
+use crate::segment::layout::{KIND_BITS, fnv1a};
+use crate::sys::atomic::{Ordering, spin_hint};
+use crate::sys::futex::EVERY_BIT;
+use crate::sys::spinning_helps;
+use crate::wait::Deadline;
+use std::time::{Duration, Instant};
+
+/// The bit of all kinds that have none of their own.
+const OTHER_KINDS: u32 = 1 << KIND_BITS;
+/// How long a reader sleeps at a time while nobody is writing. It would be rung; this is for what no protocol covers.
+const IDLE_SLICE: Duration = Duration::from_millis(100);
+/// The first sleep of a reader while somebody is writing.
+const BUSY_SLICE: Duration = Duration::from_micros(100);
+
+impl Ring {
+    /// The wake-up bit of `kind`, if some reader has asked for one.
+    fn bit_of_kind(&self, kind: &[u8]) -> u32 {
+        self.find_kind_bit(kind, false)
+    }
+
+    /// The wake-up bit of `kind`, made if there is one left; [`None`] if the kind must share the last one with others.
+    pub(crate) fn own_bit_of_kind(&self, kind: &[u8]) -> Option<u32> {
+        Some(self.find_kind_bit(kind, true)).filter(|bit| *bit != OTHER_KINDS)
+    }
+
+    fn find_kind_bit(&self, kind: &[u8], make: bool) -> u32 {
+        let hash = fnv1a(kind).max(1);
+        let cells = &self.segment.control().kind_bits;
+        for step in 0..KIND_BITS {
+            let index = (hash as usize).wrapping_add(step) % KIND_BITS;
+            let cell = &cells[index];
+            let found = match cell.load(Ordering::Acquire) {
+                0 if make => match cell.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => hash,
+                    Err(other) => other,
+                },
+                0 => return OTHER_KINDS,
+                other => other,
+            };
+            if found == hash {
+                return 1 << index;
+            }
+        }
+        OTHER_KINDS
+    }
+
+    /// Rings for the readers that sleep and want one of `kinds`. The caller holds the claim.
+    #[inline]
+    pub(super) fn ring_for<'k>(&self, kinds: impl Iterator<Item = &'k [u8]>) {
+        // SeqCst: after the compare-exchange that took the claim; see the head of this file.
+        let sleepers = self.segment.control().data.sleepers.load(Ordering::SeqCst) as u32;
+        if sleepers != 0 {
+            self.ring_bits(sleepers, kinds.fold(0, |bits, kind| bits | self.bit_of_kind(kind)));
+        }
+    }
+
+    #[cold]
+    fn ring_bits(&self, sleepers: u32, bits: u32) {
+        if sleepers & bits != 0 {
+            let data = &self.segment.control().data;
+            data.sleepers.fetch_and(!u64::from(bits), Ordering::SeqCst);
+            data.bell.wake(bits);
+        }
+    }
+
+    /// Rings for every reader that sleeps.
+    pub(super) fn ring_for_all(&self) {
+        let data = &self.segment.control().data;
+        if data.sleepers.swap(0, Ordering::SeqCst) != 0 {
+            data.bell.wake(EVERY_BIT);
+        }
+    }
+
+    /// As [`Ring::ring_for_all`], but also for those whose bits a dead writer has already cleared.
+    pub(super) fn ring_for_all_regardless(&self) {
+        let data = &self.segment.control().data;
+        data.sleepers.swap(0, Ordering::SeqCst);
+        data.bell.wake(EVERY_BIT);
+    }
+
+    /// Waits until the head at `position` is no longer `seen`, having just been found so. `bits`: the wake-ups that
+    /// concern this reader. `false`: the deadline came first.
+    ///
+    /// `seen` is 0, or the head of a reserved record, whose owner is looked after meanwhile.
+    pub(crate) fn wait_for_record(
+        &self,
+        position: u64,
+        seen: u64,
+        bits: u32,
+        spin: Duration,
+        deadline: &Deadline,
+    ) -> bool {
+        let head = self.segment.word(position, HEAD);
+        if matches!(deadline, Deadline::Now) {
+            return head.load(Ordering::Acquire) != seen;
+        }
+        if self.spin_on(|| head.load(Ordering::Acquire) != seen, spin, deadline) {
+            return true;
+        }
+        let control = self.segment.control();
+        let mut busy_slice = BUSY_SLICE;
+        loop {
+            let bell = control.data.bell.read();
+            // Arm. SeqCst: before the look at the claim word; see the head of this file.
+            control.data.sleepers.fetch_or(u64::from(bits), Ordering::SeqCst);
+            let claim = Word::from_bits(control.claim.word.load(Ordering::SeqCst));
+            if head.load(Ordering::SeqCst) != seen {
+                return true;
+            }
+            if deadline.has_passed() {
+                return false;
+            }
+            let is_pending = claim.holder().is_some() || seen != 0;
+            let slice = if is_pending { busy_slice } else { IDLE_SLICE };
+            control.data.bell.sleep(bell, deadline.cap(slice), bits);
+            if head.load(Ordering::Acquire) != seen {
+                return true;
+            }
+            if is_pending {
+                busy_slice = (busy_slice * 2).min(LONGEST_SLICE);
+                self.look_after(position, seen);
+            } else {
+                // Rung for something that is about to come, or nothing at all.
+                busy_slice = BUSY_SLICE;
+            }
+        }
+    }
+
+    /// A reader has waited for somebody who is in the middle of something: buries him if he is dead, and settles a
+    /// reservation that nobody will.
+    fn look_after(&self, position: u64, seen: u64) {
+        let claim = Word::from_bits(self.segment.control().claim.word.load(Ordering::Relaxed));
+        if let Some(holder) = claim.holder()
+            && u32::from(holder) < self.segment.geometry.slots
+        {
+            self.bury_if_dead(holder);
+        }
+        if seen != 0 {
+            let origin = Origin::from_bits(self.segment.word(position, ORIGIN).load(Ordering::Relaxed));
+            self.settle(position, seen, origin);
+        }
+    }
+
+    /// Looks at `is_there` for as long as spinning may last. `true` as soon as it is there.
+    pub(crate) fn spin_on(&self, is_there: impl Fn() -> bool, spin: Duration, deadline: &Deadline) -> bool {
+        if spin.is_zero() || !spinning_helps() || cfg!(loom) {
+            return is_there();
+        }
+        let end = Instant::now() + deadline.cap(spin);
+        loop {
+            for _ in 0..64 {
+                if is_there() {
+                    return true;
+                }
+                spin_hint();
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+        }
+    }
+}
+
+/// How long writers spin for room before they sleep.
+pub(super) const ROOM_SPIN: Duration = Duration::from_micros(20);
+/// The first sleep of a writer that waits for room.
+pub(super) const ROOM_SLICE: Duration = FIRST_SLICE;

@@ -1,0 +1,142 @@
+//! Noticing a fork, and one process-wide lock that a fork cannot leave locked.
+//!
+//! Detection costs one load: the generation stands in a private page that the kernel empties in a child
+//! (`MADV_WIPEONFORK`), so it also notices a fork that bypasses libc. The lock is held across `fork` by handlers
+//! (`pthread_atfork(3)`), so a child never inherits it locked by a thread that it does not have.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+static LAST: AtomicU64 = AtomicU64::new(0);
+static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+static PREPARE: Once = Once::new();
+static EXCLUSIVE: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    static ACROSS_FORK: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+}
+
+/// A number that differs between a process and each process forked from it. Never 0.
+#[inline]
+pub(crate) fn generation() -> u64 {
+    let page = PAGE.load(Ordering::Acquire);
+    if page.is_null() {
+        return begin();
+    }
+    // SAFETY: a non-null PAGE points to a page that is mapped for the life of the process (see `begin`).
+    let word = unsafe { &*page };
+    match word.load(Ordering::Relaxed) {
+        0 => renew(word),
+        generation => generation,
+    }
+}
+
+/// The page reads as zero: this is the first call ever, or the first one since a fork.
+#[cold]
+fn renew(word: &AtomicU64) -> u64 {
+    let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    match word.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => next,
+        Err(other_thread) => other_thread,
+    }
+}
+
+#[cold]
+fn begin() -> u64 {
+    PREPARE.call_once(|| {
+        PAGE.store(wiped_page(), Ordering::Release);
+        #[cfg(not(any(loom, miri)))]
+        // SAFETY: the three handlers are `extern "C"` functions that live as long as the program, touch only the
+        // lock below, and do not unwind.
+        unsafe {
+            nix::libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
+        }
+    });
+    generation()
+}
+
+/// A word in a page of its own that reads zero in a forked child. Where the advice is refused (kernels before 4.14) or
+/// cannot be given (Miri), the word is ordinary memory, and only the `after_fork` handler notices a fork.
+fn wiped_page() -> *mut AtomicU64 {
+    #[cfg(not(any(loom, miri)))]
+    {
+        use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+        let len = std::num::NonZeroUsize::new(4096).expect("4096 is not zero");
+        // SAFETY: a fresh private mapping at an address of the kernel's choice, never unmapped.
+        let page = unsafe {
+            mmap_anonymous(
+                None,
+                len,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE,
+            )
+        };
+        if let Ok(page) = page {
+            // SAFETY: advice about the page just mapped; it holds nothing yet.
+            let _ = unsafe { madvise(page, len.get(), MmapAdvise::MADV_WIPEONFORK) };
+            return page.as_ptr().cast();
+        }
+    }
+    Box::into_raw(Box::new(AtomicU64::new(0)))
+}
+
+/// Locks what a process may do only one at a time: opening segments, taking and leaving slots, burying the dead.
+/// Never held while waiting for another process.
+pub(crate) fn exclusive() -> MutexGuard<'static, ()> {
+    let _ = generation();
+    // The lock guards no data of its own, so a panic while it was held has broken nothing.
+    EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(not(any(loom, miri)))]
+extern "C" fn before_fork() {
+    let guard = EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    // A thread that is being torn down has no thread-locals left; then the lock is simply not held across this fork.
+    let _ = ACROSS_FORK.try_with(|held| *held.borrow_mut() = Some(guard));
+}
+
+/// Runs in the parent and in the child.
+#[cfg(not(any(loom, miri)))]
+extern "C" fn after_fork() {
+    let _ = ACROSS_FORK.try_with(|held| held.borrow_mut().take());
+}
+
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_has_another_generation_and_an_unlocked_lock() {
+        let mine = generation();
+        assert_eq!(mine, generation());
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let busy = {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    drop(exclusive());
+                }
+            })
+        };
+        for _ in 0..50 {
+            // SAFETY: the child only calls async-signal-safe code and this module, and leaves by `_exit`.
+            match unsafe { nix::unistd::fork() }.unwrap() {
+                nix::unistd::ForkResult::Child => {
+                    // SAFETY: plain system calls.
+                    unsafe {
+                        nix::libc::alarm(20);
+                        drop(exclusive());
+                        nix::libc::_exit(i32::from(generation() == mine));
+                    }
+                }
+                nix::unistd::ForkResult::Parent { child } => {
+                    let status = nix::sys::wait::waitpid(child, None).unwrap();
+                    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        busy.join().unwrap();
+    }
+}

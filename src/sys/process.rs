@@ -1,0 +1,148 @@
+//! Who a process is, told apart from a later one with the same number, and whether it still maps a file. All from `/proc`.
+//!
+//! These answers only *confirm*: the record lock (`sys::record_lock`) is what tells of a death. Where `/proc` is missing
+//! or another PID namespace hides the process, nothing here claims to know.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+/// A process, as another one in the same PID namespace can recognise it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Process number, as the process itself sees it.
+    pub(crate) pid: u32,
+    /// When it started, in clock ticks since boot; 0 where `/proc` could not tell.
+    pub(crate) start_time: u64,
+    /// The inode of its PID namespace; 0 where `/proc` could not tell.
+    pub(crate) namespace: u64,
+}
+
+/// The calling process.
+pub(crate) fn me() -> Identity {
+    Identity {
+        pid: std::process::id(),
+        start_time: stat(std::process::id()).map_or(0, |s| s.start_time),
+        namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino()),
+    }
+}
+
+/// What `/proc` says about somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// Nobody with that number and start time is running (never was, has ended, or is a zombie).
+    Gone,
+    /// It runs.
+    Runs,
+    /// Another namespace, or no `/proc`: no answer.
+    Unknown,
+}
+
+/// Looks for `whom`, as seen from `me`.
+pub(crate) fn trace(whom: &Identity, me: &Identity) -> Trace {
+    if whom.start_time == 0 || me.start_time == 0 || whom.namespace != me.namespace || me.namespace == 0 {
+        return Trace::Unknown;
+    }
+    match stat(whom.pid) {
+        Some(found) if found.start_time == whom.start_time && !found.is_zombie => Trace::Runs,
+        _ => Trace::Gone,
+    }
+}
+
+/// How `/proc/<pid>/maps` names the file that is mapped at `address` in this process: its device and inode columns.
+/// (Not taken from `stat`, since some file systems show another device there.)
+pub(crate) fn name_of_mapping(address: usize) -> Option<String> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let inside =
+            usize::from_str_radix(start, 16).ok()? <= address && address < usize::from_str_radix(end, 16).ok()?;
+        let mut columns = rest.split_ascii_whitespace().skip(2);
+        let (device, inode) = (columns.next()?, columns.next()?);
+        inside.then(|| format!("{device} {inode}"))
+    })
+}
+
+/// Whether process `pid` maps the file that [`name_of_mapping`] named. `None`: not allowed to look, or no such process.
+pub(crate) fn maps_file(pid: u32, name: &str) -> Option<bool> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    Some(maps.lines().any(|line| {
+        let mut columns = line.split_ascii_whitespace().skip(3);
+        matches!((columns.next(), columns.next()), (Some(device), Some(inode))
+            if name.split_once(' ') == Some((device, inode)))
+    }))
+}
+
+struct Stat {
+    start_time: u64,
+    is_zombie: bool,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses and may itself hold spaces and parentheses.
+    let after_command = &text[text.rfind(')')? + 1..];
+    let mut fields = after_command.split_ascii_whitespace();
+    let state = fields.next()?;
+    // proc_pid_stat(5): state is field 3, start time is field 22.
+    let start_time = fields.nth(22 - 3 - 1)?.parse().ok()?;
+    Some(Stat {
+        start_time,
+        is_zombie: matches!(state, "Z" | "X" | "x"),
+    })
+}
+
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i_run_and_a_wrong_start_time_is_somebody_else() {
+        let me = me();
+        assert_eq!(trace(&me, &me), Trace::Runs);
+        assert_eq!(
+            trace(
+                &Identity {
+                    start_time: me.start_time + 1,
+                    ..me
+                },
+                &me
+            ),
+            Trace::Gone
+        );
+        assert_eq!(
+            trace(
+                &Identity {
+                    namespace: me.namespace + 1,
+                    ..me
+                },
+                &me
+            ),
+            Trace::Unknown
+        );
+    }
+
+    #[test]
+    fn a_zombie_is_gone() {
+        // SAFETY: the child leaves at once by `_exit`.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            // SAFETY: plain system call.
+            nix::unistd::ForkResult::Child => unsafe { nix::libc::_exit(0) },
+            nix::unistd::ForkResult::Parent { child } => {
+                let pid = child.as_raw() as u32;
+                let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+                while !stat(pid).is_some_and(|s| s.is_zombie) {
+                    assert!(std::time::Instant::now() < end, "the child never became a zombie");
+                    std::thread::yield_now();
+                }
+                let its = Identity {
+                    pid,
+                    start_time: stat(pid).unwrap().start_time,
+                    ..me()
+                };
+                assert_eq!(trace(&its, &me()), Trace::Gone);
+                nix::sys::wait::waitpid(child, None).unwrap();
+            }
+        }
+    }
+}
