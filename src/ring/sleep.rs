@@ -7,7 +7,7 @@
 //! * The writer sees the bits: it clears them and rings, *before* it publishes and with the claim in its hand. If it is killed
 //!   anywhere from here on, the claim stays behind with its name on it; the next writer frees it and rings for everybody.
 //!   So a wake-up can be late but not lost, and needs no acknowledgement from sleepers.
-//! * The reader sees the claim taken: something may be coming, and nobody will ring for it. It sleeps in short slices until
+//! * The reader sees the claim taken: something may be coming, and nobody will ring for it. It naps in short slices until
 //!   the claim is free, and then looks at the head again.
 //!
 //! Only when the claim is free *and* the head is still the old one does the reader sleep in long slices.
@@ -16,7 +16,7 @@ use super::Ring;
 use super::claim::{FIRST_SLICE, LONGEST_SLICE, Word};
 use super::record::{HEAD, ORIGIN, Origin};
 use crate::segment::layout::{KIND_BITS, fnv1a};
-use crate::sys::atomic::{Ordering, spin_hint};
+use crate::sys::atomic::{Ordering, in_total_order, spin_hint};
 use crate::sys::futex::EVERY_BIT;
 use crate::sys::spinning_helps;
 use crate::wait::Deadline;
@@ -64,7 +64,8 @@ impl Ring {
     /// Rings for the readers that sleep and want one of `kinds`. The caller holds the claim.
     #[inline]
     pub(super) fn ring_for<'k>(&self, kinds: impl Iterator<Item = &'k [u8]>) {
-        // SeqCst: after the compare-exchange that took the claim; see the head of this file.
+        // SeqCst: after the compare-exchange that took the claim (or finished a reservation); see the head of this file.
+        in_total_order();
         let sleepers = self.segment.control().data.sleepers.load(Ordering::SeqCst) as u32;
         if sleepers != 0 {
             self.ring_bits(sleepers, kinds.fold(0, |bits, kind| bits | self.bit_of_kind(kind)));
@@ -83,6 +84,7 @@ impl Ring {
     /// Rings for every reader that sleeps.
     pub(super) fn ring_for_all(&self) {
         let data = &self.segment.control().data;
+        in_total_order();
         if data.sleepers.swap(0, Ordering::SeqCst) != 0 {
             data.bell.wake(EVERY_BIT);
         }
@@ -120,6 +122,7 @@ impl Ring {
             let bell = control.data.bell.read();
             // Arm. SeqCst: before the look at the claim word; see the head of this file.
             control.data.sleepers.fetch_or(u64::from(bits), Ordering::SeqCst);
+            in_total_order();
             let claim = Word::from_bits(control.claim.word.load(Ordering::SeqCst));
             if head.load(Ordering::SeqCst) != seen {
                 return true;
@@ -128,8 +131,11 @@ impl Ring {
                 return false;
             }
             let is_pending = claim.holder().is_some() || seen != 0;
-            let slice = if is_pending { busy_slice } else { IDLE_SLICE };
-            control.data.bell.sleep(bell, deadline.cap(slice), bits);
+            if is_pending {
+                control.data.bell.nap(bell, deadline.cap(busy_slice), bits);
+            } else {
+                control.data.bell.sleep(bell, deadline.cap(IDLE_SLICE), bits);
+            }
             if head.load(Ordering::Acquire) != seen {
                 return true;
             }

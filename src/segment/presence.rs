@@ -31,7 +31,13 @@ pub(crate) struct SharedFile {
 
 /// Slots held by this very process; a forked child starts with none.
 #[derive(Debug, Default)]
-struct Held(Mutex<(u64, HashSet<u16>)>);
+struct Held(HeldLock<(u64, HashSet<u16>)>);
+
+#[cfg(not(loom))]
+type HeldLock<T> = Mutex<T>;
+/// In a model, who finds a slot given back sees everything that was written before; with files the kernel sees to that.
+#[cfg(loom)]
+type HeldLock<T> = loom::sync::Mutex<T>;
 
 impl Held {
     fn with<T>(&self, use_it: impl FnOnce(&mut HashSet<u16>) -> T) -> T {

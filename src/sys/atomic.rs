@@ -23,3 +23,11 @@ pub(crate) fn yield_now() {
     #[cfg(loom)]
     loom::thread::yield_now();
 }
+
+/// Marks the place between two SeqCst accesses that form a "store mine, then look at yours" pair with two others. The accesses
+/// themselves are what makes it sound; loom takes SeqCst accesses for AcqRel ones and needs to be told.
+#[inline]
+pub(crate) fn in_total_order() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}

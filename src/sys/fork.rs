@@ -4,17 +4,26 @@
 //! (`MADV_WIPEONFORK`), so it also notices a fork that bypasses libc. The lock is held across `fork` by handlers
 //! (`pthread_atfork(3)`), so a child never inherits it locked by a thread that it does not have.
 
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Once, PoisonError};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard};
 
 static LAST: AtomicU64 = AtomicU64::new(0);
 static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 static PREPARE: Once = Once::new();
+#[cfg(not(loom))]
 static EXCLUSIVE: Mutex<()> = Mutex::new(());
+#[cfg(loom)]
+loom::lazy_static! {
+    /// Seen by the model, which would otherwise be stuck when it switches threads inside.
+    static ref EXCLUSIVE: loom::sync::Mutex<()> = loom::sync::Mutex::new(());
+}
 
+#[cfg(not(loom))]
 thread_local! {
-    static ACROSS_FORK: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+    static ACROSS_FORK: std::cell::RefCell<Option<MutexGuard<'static, ()>>> =
+        const { std::cell::RefCell::new(None) };
 }
 
 /// A number that differs between a process and each process forked from it. Never 0.
@@ -83,7 +92,7 @@ fn wiped_page() -> *mut AtomicU64 {
 
 /// Locks what a process may do only one at a time: opening segments, taking and leaving slots, burying the dead.
 /// Never held while waiting for another process.
-pub(crate) fn exclusive() -> MutexGuard<'static, ()> {
+pub(crate) fn exclusive() -> impl Drop {
     let _ = generation();
     // The lock guards no data of its own, so a panic while it was held has broken nothing.
     EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner)

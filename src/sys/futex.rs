@@ -65,9 +65,24 @@ impl WaitWord {
         }
     }
 
-    /// Under loom nothing ever times out, so that a lost wake-up is a deadlock that the model reports.
+    /// As [`WaitWord::sleep`], where nobody has promised to ring: what ends it is its limit, or luck.
+    pub(crate) fn nap(&self, seen: u32, limit: Duration, bits: u32) {
+        #[cfg(not(loom))]
+        self.sleep(seen, limit, bits);
+        #[cfg(loom)]
+        {
+            let _ = (seen, limit, bits);
+            loom::thread::yield_now();
+        }
+    }
+
+    /// Under loom a sleep never times out, so that a lost wake-up is a deadlock that the model reports. Only in models with
+    /// deaths do short sleeps end by themselves: it is by looking again that the living find out.
     #[cfg(loom)]
-    pub(crate) fn sleep(&self, seen: u32, _limit: Duration, _bits: u32) {
+    pub(crate) fn sleep(&self, seen: u32, limit: Duration, bits: u32) {
+        if model::SOMEBODY_DIES.get() && limit < Duration::from_millis(50) {
+            return self.nap(seen, limit, bits);
+        }
         let guard = self.bell.lock().unwrap();
         if self.events.load(Ordering::SeqCst) == seen {
             drop(self.rung.wait(guard).unwrap());
@@ -79,5 +94,13 @@ impl WaitWord {
         let _guard = self.bell.lock().unwrap();
         self.events.fetch_add(1, Ordering::SeqCst);
         self.rung.notify_all();
+    }
+}
+
+#[cfg(loom)]
+pub(crate) mod model {
+    std::thread_local! {
+        /// Whether this model has deaths. All threads of a model run on one thread of the system.
+        pub(crate) static SOMEBODY_DIES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     }
 }
