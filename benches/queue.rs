@@ -1,0 +1,3 @@
+//! What an append, a pop and a round trip cost.
+
+fn main() {}
