@@ -3,16 +3,17 @@
 use crate::analyse::{CHUNK, analyse};
 use crate::messages::{self, Finding};
 use crate::walk::printable;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
+use std::error::Error;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::Duration;
-use syncq::{Error, Queue, Result, Start, Wait, Writer};
+use syncq::{Queue, Start, Wait, Writer};
 
-/// How long the worker waits for anything before it looks whether its parent is still there.
-const PATIENCE: Wait = Wait::For(Duration::from_secs(1));
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// A progress note is logged after so many bytes of one file, and after so many files.
 const NOTE_BYTES: u64 = 32 << 20;
@@ -35,21 +36,20 @@ pub fn live(name: &str, log: &Queue, mailbox: &Queue, parent: Pid) -> ! {
 }
 
 fn work(name: &str, log: &Queue, mailbox: &Queue, parent: Pid) -> Result<()> {
+    // From here on the kernel ends this process when the parent ends. So a worker may wait for ever.
+    set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != parent {
+        return Ok(());
+    }
     // Queues may be used in a forked child; it joins them for itself.
-    let mut log = Log {
-        writer: log.writer(name)?,
-        parent,
-    };
+    let mut log = Log(log.writer(name)?);
     // The oldest task may have been there before this worker.
     let mut tasks = mailbox.joining().start(Start::Oldest).reader()?;
     let mut chunk = vec![0; CHUNK];
     let mut files = 0;
     log.note("started")?;
     loop {
-        let Some(message) = tasks.pop(PATIENCE)? else {
-            if log.is_orphaned() {
-                return Ok(());
-            }
+        let Some(message) = tasks.pop(Wait::Forever)? else {
             continue;
         };
         if message.kind() == messages::STOP {
@@ -95,27 +95,14 @@ fn examine(number: u64, path: &Path, chunk: &mut [u8], log: &mut Log) -> Result<
 }
 
 /// The worker's end of the log.
-struct Log {
-    writer: Writer,
-    parent: Pid,
-}
+struct Log(Writer);
 
 impl Log {
     fn note(&mut self, text: &str) -> Result<()> {
         self.append_all(&[(messages::PROGRESS, text.as_bytes())])
     }
 
-    /// Waits for room as long as there is a parent that could make some.
     fn append_all(&mut self, messages: &[(&str, &[u8])]) -> Result<()> {
-        loop {
-            match self.writer.append_all(messages.iter().copied(), PATIENCE) {
-                Err(Error::Full(_) | Error::Busy { .. }) if !self.is_orphaned() => {}
-                answer => return answer,
-            }
-        }
-    }
-
-    fn is_orphaned(&self) -> bool {
-        getppid() != self.parent
+        Ok(self.0.append_all(messages.iter().copied(), Wait::Forever)?)
     }
 }
