@@ -293,7 +293,8 @@ impl<'o> Parent<'o> {
         if self.settled < self.next_kill {
             return Ok(());
         }
-        let mut running: Vec<&mut Worker> = self.harvest.workers.iter_mut().filter(|w| w.is_running()).collect();
+        let alive = |worker: &&mut Worker| worker.is_running() && !worker.is_killed;
+        let mut running: Vec<&mut Worker> = self.harvest.workers.iter_mut().filter(alive).collect();
         let must_stay = usize::from(!self.options.respawn);
         if running.len() > must_stay
             && let Some(victim) = running.iter_mut().max_by_key(|w| w.unfinished)
