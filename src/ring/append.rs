@@ -79,8 +79,7 @@ impl Membership {
             body_len: draft.body.len() as u32,
         };
         self.publish(&mut claim, size, sequence.wrapping_add(1), head);
-        // A reader that armed itself since the first look saw the claim taken and only naps; spare it the nap.
-        ring.ring_for(std::iter::once(draft.kind));
+        ring.ring_again_for(std::iter::once(draft.kind));
         drop(claim);
         self.count(1, draft.body.len() as u64);
         Ok(position)
@@ -127,7 +126,7 @@ impl Membership {
             body_len: first.body.len() as u32,
         };
         self.publish(&mut claim, total, sequence, head);
-        ring.ring_for(drafts.iter().map(|draft| draft.kind));
+        ring.ring_again_for(drafts.iter().map(|draft| draft.kind));
         drop(claim);
         self.count(
             drafts.len() as u64,

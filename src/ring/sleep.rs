@@ -72,6 +72,16 @@ impl Ring {
         }
     }
 
+    /// After the publish, for readers that armed themselves since [`Ring::ring_for`] looked. They saw the claim taken and only
+    /// nap, so this spares them the rest of the nap and nothing depends on it.
+    #[inline]
+    pub(super) fn ring_again_for<'k>(&self, kinds: impl Iterator<Item = &'k [u8]>) {
+        let sleepers = self.segment.control().data.sleepers.load(Ordering::Relaxed) as u32;
+        if sleepers != 0 {
+            self.ring_bits(sleepers, kinds.fold(0, |bits, kind| bits | self.bit_of_kind(kind)));
+        }
+    }
+
     #[cold]
     fn ring_bits(&self, sleepers: u32, bits: u32) {
         if sleepers & bits != 0 {
@@ -111,6 +121,10 @@ impl Ring {
     ) -> bool {
         let head = self.segment.word(position, HEAD);
         if matches!(deadline, Deadline::Now) {
+            if seen != 0 {
+                // Who never waits would else never get past a reservation that nobody will finish.
+                self.settle_here(position, seen);
+            }
             return head.load(Ordering::Acquire) != seen;
         }
         if self.spin_on(|| head.load(Ordering::Acquire) != seen, spin, deadline) {
@@ -159,9 +173,13 @@ impl Ring {
             self.bury_if_dead(holder);
         }
         if seen != 0 {
-            let origin = Origin::from_bits(self.segment.word(position, ORIGIN).load(Ordering::Relaxed));
-            self.settle(position, seen, origin);
+            self.settle_here(position, seen);
         }
+    }
+
+    fn settle_here(&self, position: u64, seen: u64) {
+        let origin = Origin::from_bits(self.segment.word(position, ORIGIN).load(Ordering::Relaxed));
+        self.settle(position, seen, origin);
     }
 
     /// Looks at `is_there` for as long as spinning may last. `true` as soon as it is there.
@@ -169,7 +187,8 @@ impl Ring {
         if spin.is_zero() || !spinning_helps() || cfg!(loom) {
             return is_there();
         }
-        let end = Instant::now() + deadline.cap(spin);
+        // `None`: longer than the clock goes.
+        let end = Instant::now().checked_add(deadline.cap(spin));
         loop {
             for _ in 0..64 {
                 if is_there() {
@@ -177,7 +196,7 @@ impl Ring {
                 }
                 spin_hint();
             }
-            if Instant::now() >= end {
+            if end.is_some_and(|end| Instant::now() >= end) {
                 return false;
             }
         }

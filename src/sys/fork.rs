@@ -5,9 +5,9 @@
 //! (`pthread_atfork(3)`), so a child never inherits it locked by a thread that it does not have.
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Once, PoisonError};
 #[cfg(not(loom))]
 use std::sync::{Mutex, MutexGuard};
+use std::sync::{Once, PoisonError};
 
 static LAST: AtomicU64 = AtomicU64::new(0);
 static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
