@@ -16,7 +16,7 @@ use super::Ring;
 use super::claim::Word;
 use super::record::SEQUENCE;
 use crate::error::{Error, Result};
-use crate::segment::layout::{MAX_SCREEN_TEXT, MAX_SENDER, Slot};
+use crate::segment::layout::{GRANULE, MAX_SCREEN_TEXT, MAX_SENDER, Slot};
 use crate::segment::presence::Holder;
 use crate::segment::{backing, now_nanos};
 use crate::sys::atomic::{AtomicU64, Ordering};
@@ -298,7 +298,7 @@ impl Ring {
             Start::Now => claim.position,
             Start::Oldest => control.limits.oldest.load(Ordering::Relaxed),
         };
-        if claim.position.wrapping_sub(position) > self.capacity() {
+        if position % GRANULE != 0 || claim.position.wrapping_sub(position) > self.capacity() {
             return Err(self.corrupt("oldest record", position));
         }
         let Slot { cursor, identity, .. } = self.segment.slot(who.slot);

@@ -147,6 +147,8 @@ impl Ring {
     /// (evicted, or its gravedigger died), aborts the record.
     pub(super) fn settle(&self, position: u64, seen: u64, origin: Origin) {
         if u32::from(origin.slot) >= self.segment.geometry.slots {
+            // Nobody's, so nobody will finish it.
+            self.abort(position, seen);
             return;
         }
         let owner = self.slot_state(origin.slot);

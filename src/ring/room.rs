@@ -110,6 +110,9 @@ impl Ring {
         let most = gate.wrapping_add(self.capacity());
         let intent = if most.wrapping_sub(step) as i64 > 0 { step } else { most };
         let mut oldest = limits.oldest.load(Ordering::Relaxed);
+        if oldest % GRANULE != 0 {
+            return Err(self.corrupt("oldest record", oldest));
+        }
         let mut walked = 0;
         while intent.wrapping_sub(oldest) as i64 > self.capacity() as i64 {
             let bits = self.segment.word(oldest, HEAD).load(Ordering::Relaxed);
