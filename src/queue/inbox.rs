@@ -138,6 +138,7 @@ impl Inbox {
             Err(seen) => seen,
         };
         let deadline = Deadline::of(wait);
+        let from = self.position;
         loop {
             let is_news = match self.membership {
                 Some(_) => self
@@ -145,7 +146,9 @@ impl Inbox {
                     .wait_for_record(self.position, seen, self.wake_bits, self.spin, &deadline),
                 None => self.observe_until_news(seen, &deadline),
             };
-            if !is_news {
+            // Others may append faster than this reader passes over it. It has been through all that was there when it came.
+            let has_seen_all = || self.position.wrapping_sub(from) > self.ring.segment.geometry.capacity;
+            if !is_news || has_seen_all() && deadline.has_passed() {
                 return Ok(None);
             }
             seen = match self.look()? {
@@ -163,9 +166,11 @@ impl Inbox {
         }
     }
 
-    /// Goes past everything that is not to be heard. `Err`: there is nothing now, and the head was seen so.
+    /// Goes past what is not to be heard. `Err`: there is nothing now, and the head was seen so; or 0, so that the caller
+    /// looks at the clock after a long stretch of such.
     #[inline]
     fn look(&mut self) -> Result<Result<Found, u64>> {
+        let from = self.position;
         loop {
             let look = self.ring.look(self.position);
             if self.is_racing && !self.ring.is_still_whole(self.position) {
@@ -174,7 +179,12 @@ impl Inbox {
             }
             match look.map_err(|error| self.blame(error))? {
                 Look::Nothing(seen) => return Ok(Err(seen)),
-                Look::Skip(end) => self.move_on(end),
+                Look::Skip(end) => {
+                    self.move_on(end);
+                    if self.has_gone_far(from) {
+                        return Ok(Err(0));
+                    }
+                }
                 Look::Found(found) => match self.is_wanted(&found) {
                     true => return Ok(Ok(found)),
                     false if self.is_racing && !self.ring.is_still_whole(self.position) => self.catch_up()?,
@@ -182,10 +192,18 @@ impl Inbox {
                         self.move_on(found.end);
                         self.sequence = found.sequence.wrapping_add(1);
                         self.count(|line| &line.screened, 1);
+                        if self.has_gone_far(from) {
+                            return Ok(Err(0));
+                        }
                     }
                 },
             }
         }
+    }
+
+    /// Whether it is time to look at the clock.
+    fn has_gone_far(&self, from: u64) -> bool {
+        self.position.wrapping_sub(from) > self.ring.segment.geometry.capacity / 2
     }
 
     /// What looks like corruption is the writers' doing if this reader was evicted.
@@ -229,6 +247,10 @@ impl Inbox {
     #[cold]
     fn catch_up(&mut self) -> Result<()> {
         let (position, sequence) = self.ring.oldest()?;
+        // What is whole is ahead of what is not; going back would give the same messages over and over.
+        if position.wrapping_sub(self.position) as i64 <= 0 {
+            return Err(self.ring.corrupt("oldest record", position));
+        }
         let missed = sequence.wrapping_sub(self.sequence);
         self.move_on(position);
         self.sequence = sequence;
@@ -391,35 +413,54 @@ impl Taken {
 }
 
 /// Iterator over the messages that are there now; see [`Reader::drain`](crate::Reader::drain).
+///
+/// An error ends it, since it would come again with every further call; but after [`Error::Lagged`] it goes on.
 #[derive(Debug)]
-pub struct Drain<'i>(pub(super) &'i mut Inbox);
+pub struct Drain<'i>(Messages<'i>);
+
+impl<'i> Drain<'i> {
+    pub(super) fn new(inbox: &'i mut Inbox) -> Self {
+        Drain(Messages::new(inbox, Wait::Never))
+    }
+}
 
 impl Iterator for Drain<'_> {
     type Item = Result<Message<'static>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        next_owned(self.0, Wait::Never)
+        self.0.next()
     }
 }
 
 /// Iterator that waits for messages; see [`Reader::messages`](crate::Reader::messages).
+///
+/// An error ends it, since it would come again with every further call; but after [`Error::Lagged`] it goes on.
 #[derive(Debug)]
 pub struct Messages<'i> {
-    pub(super) inbox: &'i mut Inbox,
-    pub(super) wait: Wait,
+    inbox: &'i mut Inbox,
+    wait: Wait,
+    has_failed: bool,
+}
+
+impl<'i> Messages<'i> {
+    pub(super) fn new(inbox: &'i mut Inbox, wait: Wait) -> Self {
+        Messages {
+            inbox,
+            wait,
+            has_failed: false,
+        }
+    }
 }
 
 impl Iterator for Messages<'_> {
     type Item = Result<Message<'static>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        next_owned(self.inbox, self.wait)
+        if self.has_failed {
+            return None;
+        }
+        let popped = self.inbox.pop(self.wait);
+        self.has_failed = !matches!(popped, Ok(_) | Err(Error::Lagged { .. }));
+        popped.map(|message| message.map(Message::into_owned)).transpose()
     }
-}
-
-fn next_owned(inbox: &mut Inbox, wait: Wait) -> Option<Result<Message<'static>>> {
-    inbox
-        .pop(wait)
-        .map(|popped| popped.map(Message::into_owned))
-        .transpose()
 }

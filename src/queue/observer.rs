@@ -78,16 +78,13 @@ impl Observer {
 
     /// The messages that are there now, one after the other, without waiting.
     pub fn drain(&mut self) -> Drain<'_> {
-        Drain(&mut self.inbox)
+        Drain::new(&mut self.inbox)
     }
 
     /// The messages as they come; ends when `wait` (for each of them) passes without one. With [`Wait::Forever`] it ends only
     /// with an error.
     pub fn messages(&mut self, wait: impl Into<Wait>) -> Messages<'_> {
-        Messages {
-            inbox: &mut self.inbox,
-            wait: wait.into(),
-        }
+        Messages::new(&mut self.inbox, wait.into())
     }
 
     /// What it passes over; to look at and to change at any time.

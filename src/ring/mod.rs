@@ -64,7 +64,7 @@ impl Ring {
     }
 
     /// An error about bytes that no correct member writes.
-    fn corrupt(&self, what: &'static str, at: u64) -> Error {
+    pub(crate) fn corrupt(&self, what: &'static str, at: u64) -> Error {
         Error::Corrupt {
             queue: self.segment.name.clone(),
             what,
