@@ -31,6 +31,21 @@ pub(crate) struct Slow {
     pub(crate) slot: Option<u16>,
 }
 
+/// By what a slot holds writers back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    Cursor,
+    Reservation,
+}
+
+impl Slow {
+    /// Whether a hold that is `further` bytes behind this one is to blame more than this one. Of two at the same position
+    /// the reservation is: the reader there can only wait for it.
+    fn is_less_than(&self, further: i64, how: Hold) -> bool {
+        further > 0 || (further == 0 && how == Hold::Reservation && self.slot.is_some())
+    }
+}
+
 /// No room for a record that ends at `end`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Short {
@@ -74,11 +89,11 @@ impl Ring {
             slot: None,
         };
         for slot in 0..self.slots_used() {
-            for held in self.holds(slot).into_iter().flatten() {
+            for (held, how) in self.holds(slot) {
                 if frontier.wrapping_sub(held) > self.capacity() {
                     return Err(self.corrupt("cursor of slot", slot.into()));
                 }
-                if slow.position.wrapping_sub(held) as i64 > 0 {
+                if slow.is_less_than(slow.position.wrapping_sub(held) as i64, how) {
                     slow = Slow {
                         position: held,
                         slot: Some(slot),
@@ -89,8 +104,8 @@ impl Ring {
         Ok(slow)
     }
 
-    /// What a slot holds: its cursor, its reservation.
-    fn holds(&self, slot: u16) -> [Option<u64>; 2] {
+    /// What a slot holds, and how.
+    fn holds(&self, slot: u16) -> impl Iterator<Item = (u64, Hold)> {
         let state = self.slot_state(slot);
         let line = &self.segment.slot(slot).cursor;
         // Acquire: pairs with the Release that moves the cursor on, so its reads happened before we overwrite.
@@ -99,7 +114,8 @@ impl Ring {
             Stage::Free | Stage::Joining => 0,
             _ => line.reservation.load(Ordering::Acquire),
         };
-        [cursor, (reservation != 0).then(|| reservation - 1)]
+        let reservation = (reservation != 0).then(|| (reservation - 1, Hold::Reservation));
+        cursor.map(|held| (held, Hold::Cursor)).into_iter().chain(reservation)
     }
 
     /// Moves the intent to `end` or a step further, and the oldest record out of its way.
@@ -212,8 +228,9 @@ impl Ring {
             slot: None,
         };
         for slot in 0..self.slots_used() {
-            for held in self.holds(slot).into_iter().flatten() {
-                if distance(frontier, held) > distance(frontier, slow.position) {
+            for (held, how) in self.holds(slot) {
+                let further = distance(frontier, held) as i64 - distance(frontier, slow.position) as i64;
+                if slow.is_less_than(further, how) {
                     slow = Slow {
                         position: held,
                         slot: Some(slot),
