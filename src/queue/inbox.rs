@@ -1,6 +1,7 @@
 //! The reading half that members, readers and observers share: a place in the queue, a screen, and a buffer.
 
 use super::guard::Guard;
+use super::info::MemberId;
 use super::message::{Buffer, Message};
 use super::screen::Screen;
 use crate::error::{Error, Result};
@@ -344,7 +345,9 @@ impl Inbox {
     /// Drops what the screen does not let through any more. Whether anything is left.
     fn screen_home(&mut self) -> bool {
         while let Some(first) = self.home.front() {
-            if self.screen.passes(first.sender_bytes(), first.kind_bytes()) {
+            let is_own = self.membership.as_ref().is_some_and(|me| MemberId::of(me) == first.member());
+            let is_heard = self.screen.hears_own() || !is_own;
+            if is_heard && self.screen.passes(first.sender_bytes(), first.kind_bytes()) {
                 return true;
             }
             self.home_bytes -= first.body().len() as u64;
