@@ -224,11 +224,11 @@ impl Ring {
                 if !self.segment.presence.take(slot).map_err(os)? {
                     continue;
                 }
-                if self.slot_state(slot).stage != Stage::Free {
-                    if !dead_too || self.segment.presence.lives_without_lock(&self.identity(slot)) {
-                        self.segment.presence.give_back(slot);
-                        continue;
-                    }
+                if self.slot_state(slot).stage != Stage::Free
+                    && (!dead_too || self.segment.presence.lives_without_lock(&self.identity(slot)))
+                {
+                    self.segment.presence.give_back(slot);
+                    continue;
                 }
                 // Also for a slot that says free: its last member may have died with the claim in its hand.
                 self.bury(slot);
