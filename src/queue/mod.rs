@@ -29,6 +29,7 @@ pub use writer::Writer;
 
 use crate::error::{Error, Result};
 use crate::ring::Ring;
+use crate::segment::layout::{MAX_KIND, MAX_SENDER};
 use crate::segment::{Place, backing};
 use crate::sys::files;
 use std::path::Path;
@@ -173,9 +174,10 @@ impl Queue {
     }
 
     /// The longest body, in bytes, that a message with a sender of `sender_len` and a kind of `kind_len` bytes can have here.
-    /// Appending one byte more is [`Error::TooLarge`].
+    /// Appending one byte more is [`Error::TooLarge`]. A sender or kind longer than there can be counts as the longest.
     pub fn max_body(&self, sender_len: usize, kind_len: usize) -> u64 {
-        let around = crate::ring::record::body_offset((sender_len + kind_len) as u64);
+        let names_len = (sender_len.min(MAX_SENDER) + kind_len.min(MAX_KIND)) as u64;
+        let around = crate::ring::record::body_offset(names_len);
         (self.ring.segment.geometry.max_record() - around).min(u32::MAX.into())
     }
 

@@ -465,6 +465,9 @@ impl HeapBlock {
         let control = layout::data_offset(geometry.slots, 4096);
         let data = usize::try_from(geometry.capacity.checked_mul(2)?).ok()?;
         let layout = std::alloc::Layout::from_size_align(control.checked_add(data)?, 4096).ok()?;
+        if files::is_more_than_memory(layout.size() as u64) {
+            return None;
+        }
         // SAFETY: the layout is not empty.
         let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })?;
         Some(HeapBlock { start, layout })

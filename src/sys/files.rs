@@ -89,6 +89,10 @@ pub(crate) fn open_existing(path: &Path, writable: bool) -> io::Result<OwnedFd> 
 /// A new file in `folder` that has no name yet, `len` bytes long with memory behind each of them, readable and writable
 /// for whom `mode` says.
 pub(crate) fn new_unnamed(folder: &Path, len: u64, mode: u32) -> io::Result<OwnedFd> {
+    // Some file systems give all they have before they find that it is not enough, and others' writes fail meanwhile.
+    if len > WORTH_ASKING && free_space(folder).is_some_and(|free| len > free) {
+        return Err(Errno::ENOSPC.into());
+    }
     let file = open(
         folder,
         OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC,
@@ -119,11 +123,34 @@ pub(crate) fn remove_name(path: &Path) -> io::Result<()> {
 
 /// A file in memory that never has a name, is inherited by forked children, and can be neither shrunk nor grown.
 pub(crate) fn new_memory_file(label: &str, len: u64) -> io::Result<OwnedFd> {
+    // No file system's size stands against this one: taking more than there is would end in the kernel killing somebody.
+    if is_more_than_memory(len) {
+        return Err(Errno::ENOMEM.into());
+    }
     let file = memfd_create(label, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     allocate(&file, len)?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file)
+}
+
+/// From this many bytes on, it is worth asking what is free before taking them.
+const WORTH_ASKING: u64 = 64 << 20;
+
+/// Whether taking `len` bytes of memory would bring the kernel to kill somebody. `false` where it cannot be told.
+pub(crate) fn is_more_than_memory(len: u64) -> bool {
+    len > WORTH_ASKING && free_memory().is_some_and(|free| len > free)
+}
+
+/// Bytes that could be taken from memory and swap now; `None` where `/proc` does not say.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim_end_matches("kB").trim().parse().ok()?;
+        Some(kib * 1024)
+    };
+    Some(field("MemAvailable:")? + field("SwapFree:").unwrap_or(0))
 }
 
 /// Sets the length and takes the memory now: a full file system is an error here and never a SIGBUS later.
@@ -140,7 +167,10 @@ fn allocate(file: &OwnedFd, len: u64) -> io::Result<()> {
 
 /// Bytes that a new file below `folder` could still take; `None` where the file system does not say.
 pub(crate) fn free_space(folder: &Path) -> Option<u64> {
-    let stats = nix::sys::statvfs::statvfs(folder).ok()?;
+    // One without a limit says that it has no blocks at all.
+    let stats = nix::sys::statvfs::statvfs(folder)
+        .ok()
+        .filter(|stats| stats.blocks() > 0)?;
     Some(stats.blocks_available() as u64 * stats.fragment_size() as u64)
 }
 
