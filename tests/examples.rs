@@ -267,7 +267,7 @@ fn the_worker_pool_goes_where_it_is_sent_and_meets_no_file_twice() {
         made.files + odd_files + 1
     );
     let empty = folder("empty");
-    assert_eq!(files(&[empty.0.clone()]), 0);
+    assert_eq!(files(std::slice::from_ref(&empty.0)), 0);
 }
 
 #[test]

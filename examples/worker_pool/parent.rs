@@ -107,6 +107,8 @@ struct Parent<'o> {
     log: Queue,
     reader: Reader,
     walk: Walk,
+    /// Whether the walk has come to its end.
+    is_walked: bool,
     /// Files that were in the hands of a worker that died.
     orphaned: VecDeque<PathBuf>,
     /// Tasks without an answer, by number. An answer to any other number is a repeat and counts for nothing.
@@ -143,6 +145,7 @@ impl<'o> Parent<'o> {
             reader: log.reader()?,
             log,
             walk: Walk::new(roots),
+            is_walked: false,
             orphaned: VecDeque::new(),
             unfinished: HashMap::new(),
             next_number: 0,
@@ -186,7 +189,8 @@ impl<'o> Parent<'o> {
                 self.fill_hands(index)?;
             }
         }
-        Ok(!self.unfinished.is_empty())
+        // Without a task in anybody's hands there may still be files: whoever was to get them has just been killed.
+        Ok(!(self.is_walked && self.orphaned.is_empty() && self.unfinished.is_empty()))
     }
 
     fn fill_hands(&mut self, index: usize) -> Result<()> {
@@ -213,9 +217,13 @@ impl<'o> Parent<'o> {
             return Some(path);
         }
         loop {
-            match self.walk.next()? {
-                Step::File(path) => return Some(path),
-                Step::Unreadable(path, error) => self.progress.warn(|| format!("{}: {error}", printable(&path))),
+            match self.walk.next() {
+                None => {
+                    self.is_walked = true;
+                    return None;
+                }
+                Some(Step::File(path)) => return Some(path),
+                Some(Step::Unreadable(path, error)) => self.progress.warn(|| format!("{}: {error}", printable(&path))),
             }
         }
     }
