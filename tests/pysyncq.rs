@@ -984,6 +984,49 @@ fn a_member_that_has_not_read_can_append_into_a_ring_full_of_its_own_backlog() {
     });
 }
 
+/// 3.3, the other way round: what is in the way is somebody's unfinished reservation, which no pop would change.
+#[test]
+fn a_member_is_told_to_read_first_only_if_reading_helps() {
+    over_every_backing(&small(), |queue| {
+        let (mut a, mut slow) = (queue.join("a").unwrap(), queue.writer("slow").unwrap());
+        let mut filler = queue.writer("filler").unwrap();
+        let reservation = slow.reserve("", 1, Wait::Never).unwrap();
+        while filler.append("", b"", Wait::Never).is_ok() {}
+        assert_eq!(pop(&mut a), None, "readers wait at the reservation");
+        let refused = on_time(ms(20), || a.append("", b"", Wait::For(ms(20))));
+        assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
+        drop(reservation);
+        a.append("", b"", SOON).unwrap();
+    });
+}
+
+/// 1.8 and 3.5: PySyncQ wakes everybody for everything. Here a sleeper is not woken for what it screens, and still must not
+/// keep the room of it: it is there, and willing.
+#[test]
+fn a_reader_that_sleeps_through_what_it_screens_does_not_hold_writers_back() {
+    const LAPS: usize = 50;
+    over_every_backing(&small(), |queue| {
+        let mut deaf = queue.join("deaf").unwrap();
+        deaf.screen().add_kind("noise");
+        let mut w = queue.writer("w").unwrap();
+        let per_lap = queue.free() as usize / 64;
+        let mut took = Duration::MAX;
+        blocked_until(
+            || assert_eq!(deaf.pop(Wait::Forever).unwrap().unwrap().kind(), "end"),
+            || {
+                let start = Instant::now();
+                for _ in 0..LAPS * per_lap {
+                    w.append("noise", b"", SOON).unwrap();
+                }
+                took = start.elapsed();
+                w.append("end", b"", SOON).unwrap();
+            },
+        );
+        // About 10 ms. Were it left asleep until it looks by itself, every lap would take up to 100 ms.
+        assert!(took < ms(1000), "{took:?} for {LAPS} laps");
+    });
+}
+
 /// 3.2, last row (PySyncQ: the append takes as long as the stop).
 #[test]
 fn a_stopped_sleeper_costs_the_others_nothing_and_finds_its_message() {

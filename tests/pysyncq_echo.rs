@@ -7,6 +7,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::{Child, SharedWord, forked, named, watchdog};
 use syncq::{Error, Member, Queue, Wait};
@@ -36,8 +37,8 @@ fn append(member: &mut Member, kind: &str, body: &[u8], mut heard: impl FnMut(sy
 }
 
 /// A child of the benchmark: answers everything that is no echo with an echo, until it is told to end.
-fn echo(queue: &Queue, number: u32, joined: &SharedWord) -> i32 {
-    live_for(280);
+fn echo(queue: &Queue, number: u32, joined: &SharedWord, ended: &SharedWord) -> i32 {
+    live_for(110);
     let mut member = queue.join(&format!("child-{number}")).unwrap();
     member.screen().add_kind("echo");
     joined.raise();
@@ -47,6 +48,7 @@ fn echo(queue: &Queue, number: u32, joined: &SharedWord) -> i32 {
             .unwrap()
             .expect("an untimed pop has a message");
         if heard.kind() == "kill" {
+            ended.raise();
             return 0;
         }
         let body = heard.body().to_vec();
@@ -59,10 +61,10 @@ fn echo(queue: &Queue, number: u32, joined: &SharedWord) -> i32 {
 /// The benchmark: one transfer is an origin, its echo, and a drain, for bodies of 2 to 65,536 bytes.
 fn the_benchmark_terminates(capacity: u64) {
     const TRANSFERS: usize = 30;
-    let _watchdog = watchdog(Duration::from_secs(280));
+    let _watchdog = watchdog(Duration::from_secs(120));
     let named = named("echo", &Queue::options().capacity(capacity).unlink_on_last_leave(true));
-    let joined = SharedWord::new();
-    let child = |number| forked(|| echo(&named.queue, number, &joined));
+    let (joined, ended) = (SharedWord::new(), SharedWord::new());
+    let child = |number| forked(|| echo(&named.queue, number, &joined, &ended));
     let children: Vec<Child> = (0..CHILDREN).map(child).collect();
     let mut parent = named.queue.join("parent").unwrap();
     // Hears child-0 only.
@@ -91,6 +93,13 @@ fn the_benchmark_terminates(capacity: u64) {
         );
     }
     append(&mut parent, "kill", b"", |late| panic!("{late:?}: an echo too many"));
+    // Reads on: some may still be echoing, and who is joined and does not read holds them back.
+    while ended.get().load(Ordering::SeqCst) < CHILDREN {
+        assert!(
+            parent.pop(Duration::from_millis(1)).unwrap().is_none(),
+            "an echo too many"
+        );
+    }
     children.into_iter().for_each(Child::must_succeed);
     assert_eq!(parent.drain().count(), 0);
     assert_eq!(named.queue.free(), named.queue.capacity() - 64, "all room comes back");
