@@ -13,6 +13,15 @@ use support::{
 };
 use syncq::{Buffer, Error, Member, Queue, Start, Wait};
 
+/// Tells the threads of a test to end, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Checks that every call on an inherited member is refused.
 fn assert_all_refused(member: &mut Member) {
     let wait = Wait::Forever;
@@ -322,6 +331,7 @@ fn a_parent_of_many_threads_forks_children_that_work() {
     over_every_shared_backing(&Queue::options().capacity(1 << 16), |queue| {
         let stop = AtomicBool::new(false);
         std::thread::scope(|threads| {
+            let _stop = StopOnDrop(&stop);
             let stop = &stop;
             for thread in 0..2 {
                 let mut member = queue.join(&thread.to_string()).unwrap();
@@ -350,7 +360,6 @@ fn a_parent_of_many_threads_forks_children_that_work() {
                 })
                 .must_succeed();
             }
-            stop.store(true, Ordering::Relaxed);
         });
     });
 }
@@ -362,6 +371,7 @@ fn a_child_made_while_another_thread_asks_for_the_members_can_join() {
         let _members: Vec<_> = (0..40).map(|_| queue.writer("w").unwrap()).collect();
         let stop = AtomicBool::new(false);
         std::thread::scope(|threads| {
+            let _stop = StopOnDrop(&stop);
             threads.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     assert!(queue.members().len() >= 40);
@@ -376,7 +386,6 @@ fn a_child_made_while_another_thread_asks_for_the_members_can_join() {
                 });
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| child.must_succeed())).is_err()
             });
-            stop.store(true, Ordering::Relaxed);
             assert!(!is_stuck, "a child could not join");
         });
     });

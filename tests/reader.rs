@@ -2,9 +2,19 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::{over_every_backing, over_every_shared_backing};
 use syncq::{Buffer, Error, Queue, Reader, Start, Wait};
+
+/// Tells the threads of a test to end, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 fn bodies(reader: &mut Reader) -> Vec<Vec<u8>> {
     reader.drain().map(|message| message.unwrap().body().to_vec()).collect()
@@ -96,12 +106,13 @@ fn a_reader_that_began_with_the_oldest_holds_writers_back() {
 #[test]
 fn a_late_reader_is_safe_among_running_writers() {
     over_every_backing(&Queue::options().capacity(8192), |queue| {
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         std::thread::scope(|threads| {
+            let _stop = StopOnDrop(&stop);
             threads.spawn(|| {
                 let mut writer = queue.writer("w").unwrap();
                 let mut number = 0u64;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     let body = vec![number as u8; (number * 61 % 700) as usize];
                     writer.append("", &body, Wait::Forever).unwrap();
                     number += 1;
@@ -119,7 +130,6 @@ fn a_late_reader_is_safe_among_running_writers() {
                     next = Some(sequence + 1);
                 }
             }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
     });
 }

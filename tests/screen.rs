@@ -2,9 +2,19 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::{eventually, minute, over_every_backing};
 use syncq::{Error, Queue, Reader, Wait};
+
+/// Tells the threads of a test to end, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 fn kinds(reader: &mut Reader) -> Vec<String> {
     reader
@@ -155,10 +165,11 @@ fn a_pop_that_screens_everything_ends_with_its_wait() {
         let mut reader = queue.reader().unwrap();
         reader.screen().add_sender("w");
         let mut writer = queue.writer("w").unwrap();
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         std::thread::scope(|threads| {
+            let _stop = StopOnDrop(&stop);
             threads.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     // Full as soon as the reader is done.
                     let _ = writer.append("k", b"", Wait::For(Duration::from_millis(1)));
                 }
@@ -166,7 +177,6 @@ fn a_pop_that_screens_everything_ends_with_its_wait() {
             let start = Instant::now();
             assert!(reader.pop(Wait::For(Duration::from_millis(30))).unwrap().is_none());
             assert!(start.elapsed() >= Duration::from_millis(30));
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
     });
 }
