@@ -29,5 +29,36 @@ pub(crate) mod record_lock;
 pub(crate) fn spinning_helps() -> bool {
     use std::sync::OnceLock;
     static MORE_THAN_ONE: OnceLock<bool> = OnceLock::new();
-    *MORE_THAN_ONE.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() > 1))
+    *MORE_THAN_ONE.get_or_init(|| processors() > 1)
+}
+
+/// Processors that are on, whichever of them this thread may use: who pins itself to one spins for somebody on another.
+/// (`available_parallelism` would say 1 there.)
+fn processors() -> i64 {
+    // SAFETY: a plain question to the C library.
+    unsafe { nix::libc::sysconf(nix::libc::_SC_NPROCESSORS_ONLN) }
+}
+
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests {
+    use super::*;
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+
+    #[test]
+    fn pinning_a_thread_leaves_as_many_processors_to_wait_for() {
+        let before = processors();
+        assert!(before >= 1);
+        // A thread of its own, since only that one is to be pinned.
+        let pinned = std::thread::spawn(|| {
+            let me = Pid::from_raw(0);
+            let usable = sched_getaffinity(me).unwrap();
+            let first = (0..CpuSet::count()).find(|cpu| usable.is_set(*cpu).unwrap()).unwrap();
+            let mut one = CpuSet::new();
+            one.set(first).unwrap();
+            sched_setaffinity(me, &one).unwrap();
+            processors()
+        });
+        assert_eq!(pinned.join().unwrap(), before);
+    }
 }
