@@ -13,7 +13,7 @@
 //! | evicted | a reservation does (its owner may still be writing into it) | the evictor |
 
 use super::Ring;
-use super::claim::Word;
+use super::claim::{Claim, Word};
 use super::record::SEQUENCE;
 use crate::error::{Error, Result};
 use crate::segment::layout::{GRANULE, MAX_SCREEN_TEXT, MAX_SENDER, Slot};
@@ -287,6 +287,8 @@ impl Ring {
         let control = self.segment.control();
         let claim = self.claim(who.slot, deadline)?;
         if control.tally.retired.load(Ordering::Relaxed) != 0 {
+            // Whoever marked it may have died before the name was gone; then nobody could ever make the queue anew.
+            self.remove_name(&claim);
             return Err(Error::Retired {
                 queue: self.segment.name.clone(),
             });
@@ -320,6 +322,16 @@ impl Ring {
         let sequence = self.segment.word(position, SEQUENCE).load(Ordering::Relaxed);
         drop(claim);
         Ok(Beginning { position, sequence })
+    }
+
+    /// Removes the name of a queue that has ended, if it still leads here. Under the claim, so one at a time.
+    fn remove_name(&self, _claim: &Claim<'_>) {
+        if let crate::segment::Place::Path(path) = &self.segment.place
+            && backing::is_current(&self.segment)
+        {
+            // Already gone is what was wanted.
+            let _ = crate::sys::files::remove_name(path);
+        }
     }
 
     fn refuse_second_writer(&self, me: u16) -> Result<()> {
@@ -513,12 +525,7 @@ impl Membership {
         if !(0..ring.slots_used()).any(is_there) {
             // Under the claim, so nobody joins between the count and the mark; a later joiner sees the mark.
             ring.segment.control().tally.retired.store(1, Ordering::Release);
-            if let crate::segment::Place::Path(path) = &ring.segment.place
-                && backing::is_current(&ring.segment)
-            {
-                // Already gone is what was wanted.
-                let _ = crate::sys::files::remove_name(path);
-            }
+            ring.remove_name(&claim);
         }
         drop(claim);
     }
