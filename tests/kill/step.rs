@@ -1,0 +1,335 @@
+//! A forked child that is led through one operation instruction by instruction, and stopped or killed at any of them.
+//!
+//! Not here: what the operation is (`cases`) and what must hold after the death (`world`).
+
+use nix::libc;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A step that takes this long has gone to sleep in the kernel.
+const ASLEEP_AFTER: Duration = Duration::from_micros(120);
+
+/// Words that a victim and its tracer share.
+pub struct Board {
+    words: *const Words,
+}
+
+#[repr(C)]
+struct Words {
+    begun: AtomicU32,
+    done: AtomicU32,
+    /// Messages whose append, or commit, has returned `Ok`.
+    committed: AtomicU32,
+}
+
+// SAFETY: it leads to atomics in a mapping that is never unmapped.
+unsafe impl Send for Board {}
+// SAFETY: as above.
+unsafe impl Sync for Board {}
+
+impl Board {
+    pub fn new() -> Self {
+        let len = std::num::NonZeroUsize::new(4096).expect("4096 is not zero");
+        // SAFETY: a fresh shared mapping; `drop` is the only one to unmap it.
+        let page = unsafe {
+            mmap_anonymous(
+                None,
+                len,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+            )
+        };
+        Board {
+            words: page.expect("a page of memory").as_ptr().cast(),
+        }
+    }
+
+    fn words(&self) -> &Words {
+        // SAFETY: mapped as long as self lives, at least that large, and any bytes are valid atomics.
+        unsafe { &*self.words }
+    }
+
+    /// In the victim: from here on it is led. The next instruction that counts is the operation's first.
+    #[inline(always)]
+    pub fn begin(&self) {
+        let words = self.words();
+        // SAFETY: plain system calls. Stopping is what tells the tracer that everything is prepared.
+        unsafe { libc::syscall(libc::SYS_kill, libc::getpid(), libc::SIGSTOP) };
+        words.begun.store(1, Ordering::SeqCst);
+    }
+
+    /// In the victim: so many messages are in the queue for sure.
+    #[inline(always)]
+    pub fn committed(&self, messages: u32) {
+        self.words().committed.store(messages, Ordering::SeqCst);
+    }
+
+    /// In the victim: the operation is over.
+    #[inline(always)]
+    pub fn end(&self) {
+        self.words().done.store(1, Ordering::SeqCst);
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.words().begun.load(Ordering::SeqCst) != 0
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.words().done.load(Ordering::SeqCst) != 0
+    }
+
+    pub fn how_many_committed(&self) -> u32 {
+        self.words().committed.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        let page = std::ptr::NonNull::new(self.words.cast_mut().cast()).expect("it was mapped");
+        // SAFETY: the page mapped by `new`; a victim has a mapping of its own.
+        let _ = unsafe { nix::sys::mman::munmap(page, 4096) };
+    }
+}
+
+/// What came of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stepped {
+    /// The next instruction is due.
+    On,
+    /// It sleeps in a system call. [`Victim::finish_step`] waits until it does not.
+    Asleep,
+}
+
+/// A forked child under this thread's lead. Killed and reaped on drop.
+pub struct Victim {
+    pub pid: Pid,
+    is_reaped: bool,
+}
+
+impl Victim {
+    /// Forks a child that prepares itself, calls [`Board::begin`], does its operation, and calls [`Board::end`]. Returns when
+    /// it stands before the first instruction of the operation.
+    pub fn new(board: &Board, body: impl FnOnce(&Board)) -> Victim {
+        // SAFETY: the child runs only this closure and `_exit`s; glibc's own fork handlers keep the allocator usable.
+        match unsafe { fork() }.expect("fork") {
+            ForkResult::Child => {
+                // SAFETY: a plain system call, for the case that the test itself is killed before it traces.
+                unsafe { libc::alarm(120) };
+                let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    ptrace::traceme().expect("to be traced");
+                    body(board);
+                    0
+                }));
+                // SAFETY: leaves without running the parent's destructors.
+                unsafe { libc::_exit(code.unwrap_or(101)) }
+            }
+            ForkResult::Parent { child } => {
+                let mut victim = Victim {
+                    pid: child,
+                    is_reaped: false,
+                };
+                victim.wait_for_stop(Signal::SIGSTOP);
+                ptrace::setoptions(child, ptrace::Options::PTRACE_O_EXITKILL).expect("options of a stopped child");
+                while !board.has_begun() {
+                    ptrace::step(child, None).expect("step");
+                    victim.wait_for_stop(Signal::SIGTRAP);
+                }
+                victim
+            }
+        }
+    }
+
+    fn wait_for_stop(&mut self, signal: Signal) {
+        match waitpid(self.pid, None).expect("waitpid") {
+            WaitStatus::Stopped(_, stopped) if stopped == signal => {}
+            other => {
+                self.is_reaped = matches!(other, WaitStatus::Exited(..) | WaitStatus::Signaled(..));
+                panic!("the victim should have stopped with {signal}, and: {other:?}")
+            }
+        }
+    }
+
+    /// Whether the next instruction is a system call, and which.
+    pub fn next_call(&self) -> Option<i64> {
+        let registers = ptrace::getregs(self.pid).expect("registers of a stopped child");
+        let word = ptrace::read(self.pid, registers.rip as ptrace::AddressType).expect("its code");
+        // The opcode of `syscall` is 0f 05.
+        (word as u64 & 0xffff == 0x050f).then_some(registers.rax as i64)
+    }
+
+    /// One instruction; a system call is one.
+    pub fn step(&mut self) {
+        ptrace::step(self.pid, None).expect("step");
+        self.wait_for_stop(Signal::SIGTRAP);
+    }
+
+    /// As [`step`](Victim::step), for one that may sleep. A system call that does not end soon is left alone.
+    pub fn step_or_sleep(&mut self) -> Stepped {
+        if self.next_call() != Some(libc::SYS_futex) {
+            self.step();
+            return Stepped::On;
+        }
+        ptrace::step(self.pid, None).expect("step");
+        let start = Instant::now();
+        loop {
+            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).expect("waitpid") {
+                WaitStatus::StillAlive if start.elapsed() > ASLEEP_AFTER => return Stepped::Asleep,
+                WaitStatus::StillAlive => std::thread::sleep(Duration::from_micros(20)),
+                WaitStatus::Stopped(_, Signal::SIGTRAP) => return Stepped::On,
+                other => panic!("the victim should have made a step, and: {other:?}"),
+            }
+        }
+    }
+
+    /// Begins a system call that sleeps, and leaves it there.
+    pub fn fall_asleep(&mut self) {
+        ptrace::step(self.pid, None).expect("step");
+        std::thread::sleep(2 * ASLEEP_AFTER);
+    }
+
+    /// Waits for the end of a step that went to sleep.
+    pub fn finish_step(&mut self) {
+        self.wait_for_stop(Signal::SIGTRAP);
+    }
+
+    /// Lets it run at full speed until the instruction at `address` is due. `false`: it ended before it came there.
+    pub fn run_to(&mut self, address: u64) -> bool {
+        // The one byte of `int3` over the instruction, in the child's own copy of the code.
+        let place = address as ptrace::AddressType;
+        let word = ptrace::read(self.pid, place).expect("its code");
+        ptrace::write(self.pid, place, word & !0xff | 0xcc).expect("its code");
+        ptrace::cont(self.pid, None).expect("cont");
+        match waitpid(self.pid, None).expect("waitpid") {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => {
+                ptrace::write(self.pid, place, word).expect("its code");
+                let mut registers = ptrace::getregs(self.pid).expect("registers of a stopped child");
+                assert_eq!(registers.rip, address + 1, "another breakpoint");
+                registers.rip = address;
+                ptrace::setregs(self.pid, registers).expect("registers of a stopped child");
+                true
+            }
+            WaitStatus::Exited(_, 0) => {
+                self.is_reaped = true;
+                false
+            }
+            other => panic!("the victim should have come to a breakpoint, and: {other:?}"),
+        }
+    }
+
+    /// Where it stands.
+    pub fn address(&self) -> u64 {
+        ptrace::getregs(self.pid).expect("registers of a stopped child").rip
+    }
+
+    /// Kills it, and does not reap it.
+    pub fn kill(&self) {
+        if !self.is_reaped {
+            kill(self.pid, Signal::SIGKILL).expect("kill");
+        }
+    }
+
+    /// Reaps it after a kill.
+    pub fn reap(&mut self) {
+        while !self.is_reaped {
+            // A stop that was on its way may be told first.
+            if let WaitStatus::Signaled(..) | WaitStatus::Exited(..) = waitpid(self.pid, None).expect("waitpid") {
+                self.is_reaped = true;
+            }
+        }
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            while let Ok(WaitStatus::Stopped(..)) = waitpid(self.pid, None) {}
+            self.is_reaped = true;
+        }
+    }
+}
+
+/// The shared memory of one queue as this process has it mapped, to see whether a step has changed it.
+pub struct Memory {
+    /// Address, length and place in the file of each mapping.
+    parts: Vec<(usize, usize, usize)>,
+    copy: Vec<u64>,
+}
+
+impl Memory {
+    /// Of the queue called `name`; empty where it is not mapped.
+    pub fn of(name: &str) -> Memory {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+        // By its number: a file that was made without a name is shown without one.
+        let inode =
+            std::fs::metadata(format!("/dev/shm/syncq.{name}")).map_or(0, |m| std::os::unix::fs::MetadataExt::ino(&m));
+        let inode = inode.to_string();
+        let parts = maps
+            .lines()
+            .filter(|line| inode != "0" && line.split_ascii_whitespace().nth(4) == Some(&inode))
+            .map(|line| {
+                let mut columns = line.split_ascii_whitespace();
+                let (start, end) = columns.next().and_then(|r| r.split_once('-')).expect("a range");
+                let number = |hex| usize::from_str_radix(hex, 16).expect("a number");
+                let offset = number(columns.nth(1).expect("an offset"));
+                (number(start), number(end) - number(start), offset)
+            })
+            .collect();
+        let mut memory = Memory {
+            parts,
+            copy: Vec::new(),
+        };
+        memory.has_changed();
+        memory
+    }
+
+    fn words(&self) -> impl Iterator<Item = *const AtomicU64> {
+        self.parts
+            .iter()
+            .flat_map(|(start, len, _)| (*start..start + len).step_by(8))
+            .map(|address| address as *const AtomicU64)
+    }
+
+    /// The word at a place in the file.
+    pub fn word(&self, place: usize) -> u64 {
+        let inside = |(_, len, offset): &&(usize, usize, usize)| (*offset..offset + len).contains(&place);
+        let (start, _, offset) = self.parts.iter().find(inside).expect("a place in the file");
+        // SAFETY: inside a mapping that the case keeps while it leads a victim; atomics may be read while others write.
+        unsafe { (*((start + place - offset) as *const AtomicU64)).load(Ordering::SeqCst) }
+    }
+
+    /// Whether it has changed since this was asked last.
+    pub fn has_changed(&mut self) -> bool {
+        // SAFETY: the case keeps the queue, and with it the mapping, as long as it leads a victim; atomics may be read while
+        // the victim writes.
+        let now = self.words().map(|word| unsafe { (*word).load(Ordering::Relaxed) });
+        if now.eq(self.copy.iter().copied()) {
+            return false;
+        }
+        // SAFETY: as above.
+        self.copy = self
+            .words()
+            .map(|word| unsafe { (*word).load(Ordering::Relaxed) })
+            .collect();
+        true
+    }
+}
+
+/// Makes panics of this process and of its forked children write to the real standard error. To be called before there are
+/// threads: a child forked while another thread is at it would find the hook's lock locked for ever.
+pub fn show_panics_of_children() {
+    let before = std::panic::take_hook();
+    let parent = std::process::id();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::process::id() == parent {
+            return before(panic);
+        }
+        let words = format!("in a led child: {panic}\n");
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), words.as_bytes());
+    }));
+}
