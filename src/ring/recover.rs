@@ -68,6 +68,10 @@ impl Ring {
         while seen.holder() == Some(slot) {
             let frontier = self.first_empty(seen.position(control.claim.base.load(Ordering::Relaxed)));
             control.claim.base.store(frontier, Ordering::Relaxed);
+            // The dead one may have published without ringing, or cleared bits without ringing. Before the claim is free:
+            // whoever wakes and arms anew finds it taken and naps, also if this gravedigger dies on the spot. Afterwards
+            // nobody would know any more that there is somebody to ring for.
+            self.ring_for_all_regardless();
             // Release: pairs with the Acquire of the next claim. Fails only if a contender has set the sleepers bit.
             match word.compare_exchange(
                 seen.bits(),
@@ -77,8 +81,8 @@ impl Ring {
             ) {
                 Ok(_) => {
                     control.tally.takeovers.fetch_add(1, Ordering::Relaxed);
-                    // The dead one may have published without ringing, or cleared bits without ringing.
-                    self.ring_for_all_regardless();
+                    // Spares those who have armed since the ring above their nap.
+                    self.ring_for_all();
                     self.wake_contenders();
                     return;
                 }
