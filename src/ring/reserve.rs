@@ -70,7 +70,7 @@ impl Membership {
     pub(crate) fn commit(&self, reserved: &Reserved, len: u32) -> Result<()> {
         assert!(len <= reserved.len, "a commit is not longer than its reservation");
         if let Err(error) = self.check() {
-            self.let_reservation_go();
+            self.abort_reserved(reserved);
             return Err(error);
         }
         let segment = &self.ring.segment;
@@ -108,6 +108,9 @@ impl Membership {
             body_len: len,
         }
         .bits(position);
+        // First: a reader that fell asleep before the reserving finds the record reserved now and naps, also if this process
+        // dies before it rings again.
+        self.ring.ring_for_all();
         // Release: as the store in `publish`. A failure means that somebody aborted the record.
         let committed =
             segment
@@ -126,7 +129,8 @@ impl Membership {
 
     /// Gives a reservation up: readers pass over it.
     pub(crate) fn abort_reserved(&self, reserved: &Reserved) {
-        if self.check().is_ok() {
+        // Also after an eviction: the evictor may have looked just before the reserving, or died.
+        if self.is_of_this_process() {
             let seen = Head {
                 state: State::Reserved,
                 body_len: reserved.len,
