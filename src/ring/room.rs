@@ -192,6 +192,7 @@ impl Ring {
         }
         let mut slice = ROOM_SLICE;
         while !deadline.has_passed() {
+            self.drop_stale_wish(short.frontier);
             let bell = space.bell.read();
             self.want(needed);
             barrier::heavy();
@@ -205,6 +206,15 @@ impl Ring {
             }
             space.bell.sleep(bell, deadline.cap(slice), EVERY_BIT);
             slice = (slice * 2).min(LONGEST_SLICE);
+        }
+    }
+
+    /// A wish that everybody has reached is rung for by nobody any more, and would hide every later one. Whoever found room
+    /// just after wishing, or died then, has left it. (Ringing is for the case that it is about to sleep on it after all.)
+    fn drop_stale_wish(&self, frontier: u64) {
+        let wanted = self.segment.control().space.wanted.load(Ordering::Relaxed);
+        if wanted != 0 && self.slowest_now(frontier).position.wrapping_sub(wanted - 1) as i64 >= 0 {
+            self.wake_writers();
         }
     }
 
