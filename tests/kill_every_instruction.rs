@@ -14,18 +14,17 @@
 mod cases;
 #[path = "kill/step.rs"]
 mod step;
-#[allow(dead_code, reason = "each test file uses its own part")]
 mod support;
 #[path = "kill/world.rs"]
 mod world;
 
 use cases::{CASES, Case, Pace};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use step::{Board, Memory, Stepped, Victim};
+use step::{Board, Memory, Stepped, Victim, is_sleep};
 use world::{Death, Recovery, run_anywhere};
 
 /// What is known of an operation after one went through it to its end.
@@ -45,13 +44,17 @@ struct Way {
 }
 
 impl Way {
+    /// How many instructions behind the last one that a breakpoint leads to.
+    fn past_first_visit(&self, point: usize) -> usize {
+        let before = self.first_visits.partition_point(|visit| *visit <= point);
+        point - before.checked_sub(1).map_or(0, |last| self.first_visits[last])
+    }
+
     /// Leads a victim that has done `from` instructions on to `to`, or to its end. Returns how many it has done then.
     fn lead(&self, victim: &mut Victim, board: &Board, from: usize, to: usize) -> usize {
-        let nearest = self.first_visits.partition_point(|visit| *visit <= to);
+        let visit = to - self.past_first_visit(to);
         let mut at = from;
-        if let Some(visit) = nearest.checked_sub(1).map(|last| self.first_visits[last])
-            && visit > from
-        {
+        if visit > from {
             if !victim.run_to(self.addresses[visit]) {
                 return self.len;
             }
@@ -88,7 +91,7 @@ fn explore(case: &Case, processor: usize) -> (Way, Recovery) {
         addresses: Vec::new(),
         first_visits: Vec::new(),
     };
-    let mut visited = BTreeSet::new();
+    let mut visited = HashSet::new();
     let mut memory: Option<Memory> = None;
     loop {
         if let (Some(meanwhile), Some(world)) = (&mut scene.meanwhile, &mut scene.world) {
@@ -98,19 +101,23 @@ fn explore(case: &Case, processor: usize) -> (Way, Recovery) {
         if board.is_done() {
             break;
         }
-        let address = victim.address();
+        let (address, call) = victim.next();
         if visited.insert(address) {
             way.first_visits.push(way.len);
         }
         way.addresses.push(address);
-        if victim.next_call().is_some() {
+        if call.is_some() {
             way.calls.push(way.len);
         }
-        if victim.step_or_sleep() == Stepped::Asleep {
-            if let (Some(wake), Some(world)) = (&mut scene.when_asleep, &mut scene.world) {
-                way.sleeps.push(way.len);
-                wake(world);
-            }
+        // Led step by step, it may come too late for its own short sleep; it is woken all the same.
+        let stepped = victim.step_or_sleep(call);
+        if call.is_some_and(is_sleep)
+            && let (Some(wake), Some(world)) = (&mut scene.when_asleep, &mut scene.world)
+        {
+            way.sleeps.push(way.len);
+            wake(world);
+        }
+        if stepped == Stepped::Asleep {
             victim.finish_step();
         }
         way.len += 1;
@@ -135,7 +142,11 @@ fn points(case: &Case, way: &Way, is_everywhere: bool) -> Vec<usize> {
     if is_everywhere || is_short || (case.is_core && !cfg!(debug_assertions)) {
         return (0..=way.len).collect();
     }
-    let at_stride = if way.len > 20_000 { 40 } else { 100 };
+    let at_stride = match way.len {
+        20_000.. if cfg!(debug_assertions) => 20,
+        20_000.. => 40,
+        _ => 100,
+    };
     if case.pace == Pace::Varying {
         // It is never the same way twice, and others change the memory all the time.
         return (0..=way.len).step_by((way.len / at_stride).max(1)).collect();
@@ -147,7 +158,12 @@ fn points(case: &Case, way: &Way, is_everywhere: bool) -> Vec<usize> {
     points.extend(&way.changes);
     points.extend(way.calls.iter().flat_map(|call| [*call, call + 1]));
     points.extend(&way.sleeps);
-    points.into_iter().filter(|point| *point <= way.len).collect()
+    // Deep inside a loop that looks at something over and over, a point costs much and tells nothing.
+    let is_near = |point: &usize| way.past_first_visit(*point) <= 3000;
+    points
+        .into_iter()
+        .filter(|point| *point <= way.len && is_near(point))
+        .collect()
 }
 
 /// Kills a victim after `point` instructions, and checks the world. Every other one stays unreaped meanwhile.

@@ -17,18 +17,22 @@ pub enum Pace {
     Varying,
 }
 
+type WhenAsleep = Box<dyn FnMut(&mut World)>;
+type Meanwhile = Box<dyn FnMut(&mut World, usize)>;
+type Check = Box<dyn FnOnce(Option<World>, &Death) -> Recovery>;
+
 /// A victim about to begin, and those who will survive it.
 pub struct Scene {
     pub world: Option<World>,
     pub victim: Box<dyn FnOnce(&Board)>,
     /// What ends the victim's sleep.
-    pub when_asleep: Option<Box<dyn FnMut(&mut World)>>,
+    pub when_asleep: Option<WhenAsleep>,
     /// Called with the number of each step.
-    pub meanwhile: Option<Box<dyn FnMut(&mut World, usize)>>,
+    pub meanwhile: Option<Meanwhile>,
     /// Those that died before; unreaped until this is dropped.
     pub dead: Vec<Victim>,
     /// Instead of [`World::check`].
-    pub check: Option<Box<dyn FnOnce(Option<World>, &Death) -> Recovery>>,
+    pub check: Option<Check>,
 }
 
 impl Scene {
@@ -111,7 +115,10 @@ pub const CASES: &[Case] = &[
     steady("append, one writer only", append_single_writer),
     steady("append, lossy", append_lossy),
     steady("append that wakes a sleeping reader", append_to_sleeper),
-    varying("append among contenders", append_contended),
+    Case {
+        rehearsal: Some(append),
+        ..varying("append among contenders", append_contended)
+    },
     steady("append to a full queue: fall asleep, be woken", append_blocking),
     steady("append that takes its own backlog home", append_home),
     core("reserve, commit", reserve_commit),
@@ -231,7 +238,7 @@ fn append_contended() -> Scene {
                 contender.append("news", &body(sent, 8), LONG).expect("append");
                 sent += 1;
                 times.push(Instant::now());
-                // No more than the readers, who look once an instruction, can take.
+                // No more than the readers, who look every eighth instruction, can take.
                 (0..1000).for_each(|_| std::hint::spin_loop());
                 if is_last {
                     return times;
@@ -240,7 +247,11 @@ fn append_contended() -> Scene {
         }
     });
     let mut scene = appends(world, 40);
-    scene.meanwhile = Some(Box::new(|world, _| world.drain_up_to(50)));
+    scene.meanwhile = Some(Box::new(|world, step| {
+        if step % 8 == 0 {
+            world.drain_up_to(50);
+        }
+    }));
     scene.check = Some(Box::new(move |world, death| {
         let mut world = world.expect("a world");
         stop.store(true, Ordering::SeqCst);

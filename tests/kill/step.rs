@@ -105,6 +105,14 @@ pub enum Stepped {
     Asleep,
 }
 
+/// Number and second argument of a system call.
+pub type Call = (i64, u64);
+
+/// Whether a system call is one in which the library sleeps: `FUTEX_WAIT_BITSET`, private or not.
+pub fn is_sleep(call: Call) -> bool {
+    call.0 == libc::SYS_futex && call.1 & 0x7f == libc::FUTEX_WAIT_BITSET as u64
+}
+
 /// A forked child under this thread's lead. Killed and reaped on drop.
 pub struct Victim {
     pub pid: Pid,
@@ -154,12 +162,15 @@ impl Victim {
         }
     }
 
-    /// Whether the next instruction is a system call, and which.
-    pub fn next_call(&self) -> Option<i64> {
+    /// The address of the next instruction, and which system call it is, if it is one.
+    pub fn next(&self) -> (u64, Option<Call>) {
         let registers = ptrace::getregs(self.pid).expect("registers of a stopped child");
         let word = ptrace::read(self.pid, registers.rip as ptrace::AddressType).expect("its code");
         // The opcode of `syscall` is 0f 05.
-        (word as u64 & 0xffff == 0x050f).then_some(registers.rax as i64)
+        (
+            registers.rip,
+            (word as u64 & 0xffff == 0x050f).then_some((registers.rax as i64, registers.rsi)),
+        )
     }
 
     /// One instruction; a system call is one.
@@ -169,8 +180,8 @@ impl Victim {
     }
 
     /// As [`step`](Victim::step), for one that may sleep. A system call that does not end soon is left alone.
-    pub fn step_or_sleep(&mut self) -> Stepped {
-        if self.next_call() != Some(libc::SYS_futex) {
+    pub fn step_or_sleep(&mut self, call: Option<Call>) -> Stepped {
+        if !call.is_some_and(is_sleep) {
             self.step();
             return Stepped::On;
         }
@@ -221,11 +232,6 @@ impl Victim {
         }
     }
 
-    /// Where it stands.
-    pub fn address(&self) -> u64 {
-        ptrace::getregs(self.pid).expect("registers of a stopped child").rip
-    }
-
     /// Kills it, and does not reap it.
     pub fn kill(&self) {
         if !self.is_reaped {
@@ -258,7 +264,7 @@ impl Drop for Victim {
 pub struct Memory {
     /// Address, length and place in the file of each mapping.
     parts: Vec<(usize, usize, usize)>,
-    copy: Vec<u64>,
+    copies: Vec<Vec<u8>>,
 }
 
 impl Memory {
@@ -282,17 +288,10 @@ impl Memory {
             .collect();
         let mut memory = Memory {
             parts,
-            copy: Vec::new(),
+            copies: Vec::new(),
         };
         memory.has_changed();
         memory
-    }
-
-    fn words(&self) -> impl Iterator<Item = *const AtomicU64> {
-        self.parts
-            .iter()
-            .flat_map(|(start, len, _)| (*start..start + len).step_by(8))
-            .map(|address| address as *const AtomicU64)
     }
 
     /// The word at a place in the file.
@@ -305,18 +304,21 @@ impl Memory {
 
     /// Whether it has changed since this was asked last.
     pub fn has_changed(&mut self) -> bool {
-        // SAFETY: the case keeps the queue, and with it the mapping, as long as it leads a victim; atomics may be read while
-        // the victim writes.
-        let now = self.words().map(|word| unsafe { (*word).load(Ordering::Relaxed) });
-        if now.eq(self.copy.iter().copied()) {
-            return false;
+        let mut has_changed = self.copies.len() != self.parts.len();
+        self.copies.resize(self.parts.len(), Vec::new());
+        for ((start, len, _), copy) in self.parts.iter().zip(&mut self.copies) {
+            copy.resize(*len, 0);
+            // SAFETY: the case keeps the queue, and with it the mapping, as long as it leads a victim. Libc compares and
+            // copies, so no reference is made to bytes that another process may be writing, and any outcome will do.
+            unsafe {
+                let now = *start as *const libc::c_void;
+                if libc::memcmp(now, copy.as_ptr().cast(), *len) != 0 {
+                    has_changed = true;
+                    libc::memcpy(copy.as_mut_ptr().cast(), now, *len);
+                }
+            }
         }
-        // SAFETY: as above.
-        self.copy = self
-            .words()
-            .map(|word| unsafe { (*word).load(Ordering::Relaxed) })
-            .collect();
-        true
+        has_changed
     }
 }
 

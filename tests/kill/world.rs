@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use syncq::{Error, Message, Queue, QueueOptions, Reader, Wait, Writer};
 
 /// How long a survivor tries. Far more than anything may take.
-pub const LONG: Wait = Wait::For(Duration::from_secs(20));
+pub const LONG: Wait = Wait::For(Duration::from_secs(60));
 
 /// A message as a survivor saw it: who appended it, as which, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +92,6 @@ pub struct World {
     pub others: Vec<(String, u32)>,
     /// Readers that slept when the victim died; each hands back what it saw and when it saw the first survivor's message.
     pub sleepers: Vec<JoinHandle<(Vec<Seen>, Instant)>>,
-    /// What else must hold after the recovery.
-    pub and_then: Option<Box<dyn FnOnce(&Queue)>>,
 }
 
 pub fn options() -> QueueOptions {
@@ -153,7 +151,6 @@ impl World {
             together: 1,
             others: Vec::new(),
             sleepers: Vec::new(),
-            and_then: None,
         }
     }
 
@@ -267,9 +264,6 @@ impl World {
         self.send(all).unwrap_or_else(|e| panic!("{}: {e}", at()));
         self.drain();
         assert_eq!(self.queue.free(), self.queue.capacity() - 64, "{}", at());
-        if let Some(and_then) = self.and_then.take() {
-            and_then(&self.queue);
-        }
         // 6. A fresh open works, and there is nothing but the one file.
         let again = Queue::open(&self.name).unwrap_or_else(|e| panic!("{}: {e}", at()));
         let mut late = again.reader().unwrap_or_else(|e| panic!("{}: {e}", at()));
