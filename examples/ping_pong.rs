@@ -246,7 +246,7 @@ fn wait_for(line: &Line, value: u64) -> Result<()> {
         looks += 1;
         std::hint::spin_loop();
         // The other one may need this very processor, or be gone.
-        if looks % 10_000 == 0 {
+        if looks.is_multiple_of(10_000) {
             std::thread::yield_now();
             if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + PATIENCE) {
                 return Err("the other process does not answer".into());

@@ -163,7 +163,7 @@ impl Bare {
     }
 
     pub fn word(&self, at: usize) -> &AtomicU64 {
-        assert!(at % 8 == 0 && at + 8 <= self.len);
+        assert!(at.is_multiple_of(8) && at + 8 <= self.len);
         // SAFETY: in range and aligned (checked), and alive for as long as the queue that this was made for.
         unsafe { self.start.add(at).cast().as_ref() }
     }

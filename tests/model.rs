@@ -258,6 +258,13 @@ struct Record {
     body: Vec<u8>,
 }
 
+impl Record {
+    /// Bytes that it takes in the ring.
+    fn size(&self) -> u64 {
+        record_size(self.sender.len() + self.kind.len(), self.body.len())
+    }
+}
+
 fn record_size(names_len: usize, body_len: usize) -> u64 {
     (RECORD_HEADER + (names_len as u64).next_multiple_of(8) + body_len as u64).next_multiple_of(GRANULE)
 }
@@ -360,7 +367,10 @@ impl Reading {
             };
             match record.state {
                 State::Reserved => return Look::Nothing,
-                State::Aborted => self.place = record.end,
+                State::Aborted => {
+                    self.place = record.end;
+                    self.sequence = ring.sequence_at(record.end);
+                }
                 State::Message if self.wants(record, me) => return Look::Found(record.clone()),
                 State::Message => {
                     self.go_past(record);
@@ -386,7 +396,7 @@ impl Reading {
                 break;
             };
             self.go_past(&record);
-            self.home_bytes += record.body.len() as u64;
+            self.home_bytes += record.size();
             self.home.push_back(record);
         }
         self.place != before
@@ -398,7 +408,7 @@ impl Reading {
             if self.wants(record, me) {
                 return Look::Found(record.clone());
             }
-            self.home_bytes -= record.body.len() as u64;
+            self.home_bytes -= record.size();
             self.home.pop_front();
             counters.screened += 1;
         }
@@ -410,7 +420,7 @@ impl Reading {
         counters.popped += 1;
         counters.popped_bytes += record.body.len() as u64;
         if self.home.pop_front().is_some() {
-            self.home_bytes -= record.body.len() as u64;
+            self.home_bytes -= record.size();
         } else {
             self.go_past(record);
         }

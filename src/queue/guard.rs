@@ -143,6 +143,7 @@ impl<'i> Guard<'i> {
     ///
     /// [`Error::Evicted`](crate::Error::Evicted) if this reader was evicted meanwhile: throw away what was read.
     pub fn check(&self) -> Result<()> {
+        self.inbox.check_process()?;
         self.inbox.check_still_mine()
     }
 
@@ -155,7 +156,8 @@ impl<'i> Guard<'i> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         match self.source {
-            _ if !self.lets_go => {}
+            // In a forked child it is the parent's to let go.
+            _ if !self.lets_go || !self.inbox.is_of_this_process() => {}
             Source::Ring { found, .. } => self.inbox.finish(&found),
             Source::Home => drop(self.inbox.next_at_home()),
         }

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// First and longest sleep of an observer, whom nobody wakes.
 const OBSERVER_SLICES: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(8));
 
-/// Least limit for messages brought home, in bytes of bodies. An append that starves among busy writers brings home a few
+/// Least limit for messages brought home, in the bytes they took in the ring. An append that starves among busy writers brings home a few
 /// times the ring at most; a member that never pops must meet an error before it has eaten the machine.
 const HOME_LIMIT: u64 = 16 << 20;
 
@@ -141,10 +141,19 @@ impl Inbox {
         let deadline = Deadline::of(wait);
         let from = self.position;
         loop {
-            let is_news = match self.membership {
-                Some(_) => self
-                    .ring
-                    .wait_for_record(self.position, seen, self.wake_bits, self.spin, &deadline),
+            let is_news = match &self.membership {
+                Some(membership) => {
+                    // Evicted, or overtaken: what lies here now says nothing any more.
+                    let is_over = || {
+                        membership.check_not_evicted().is_err()
+                            || self.is_racing && !self.ring.is_still_whole(self.position)
+                    };
+                    let is_news =
+                        self.ring
+                            .wait_for_record(self.position, seen, self.wake_bits, self.spin, &deadline, &is_over);
+                    membership.check_not_evicted()?;
+                    is_news
+                }
                 None => self.observe_until_news(seen, &deadline),
             };
             // Others may append faster than this reader passes over it. It has been through all that was there when it came.
@@ -179,8 +188,25 @@ impl Inbox {
                 continue;
             }
             match look.map_err(|error| self.blame(error))? {
+                Look::Nothing(seen) if seen != 0 && self.membership.is_none() => {
+                    // Only the living finish a reservation, and an observer cannot abort it for others.
+                    match self.ring.end_of_abandoned(self.position, seen) {
+                        Some(end) => {
+                            self.sequence = self.ring.sequence_at(end);
+                            self.position = end;
+                        }
+                        None => return Ok(Err(seen)),
+                    }
+                }
                 Look::Nothing(seen) => return Ok(Err(seen)),
                 Look::Skip(end) => {
+                    // An aborted reservation has a number, what a shorter commit left over has none: the next record knows.
+                    let sequence = self.ring.sequence_at(end);
+                    if self.is_racing && !self.ring.is_still_whole(self.position) {
+                        self.catch_up()?;
+                        continue;
+                    }
+                    self.sequence = sequence;
                     self.move_on(end);
                     if self.has_gone_far(from) {
                         return Ok(Err(0));
@@ -303,6 +329,15 @@ impl Inbox {
         }
     }
 
+    /// False in a forked child that inherited this.
+    pub(super) fn is_of_this_process(&self) -> bool {
+        self.membership.as_ref().is_none_or(|me| me.is_of_this_process())
+    }
+
+    pub(super) fn check_process(&self) -> Result<()> {
+        self.membership.as_ref().map_or(Ok(()), |me| me.check())
+    }
+
     /// Goes past a message that was delivered.
     #[inline]
     pub(super) fn finish(&mut self, found: &Found) {
@@ -334,7 +369,7 @@ impl Inbox {
             let mut words = vec![0; found.words()];
             self.ring.copy(&found, &mut words, false);
             self.check_still_mine()?;
-            self.home_bytes += u64::from(found.body_len);
+            self.home_bytes += found.end.wrapping_sub(found.position);
             self.home.push_back(Message::new(Cow::Owned(words), found));
             self.move_on(found.end);
             self.sequence = found.sequence.wrapping_add(1);
@@ -345,12 +380,15 @@ impl Inbox {
     /// Drops what the screen does not let through any more. Whether anything is left.
     fn screen_home(&mut self) -> bool {
         while let Some(first) = self.home.front() {
-            let is_own = self.membership.as_ref().is_some_and(|me| MemberId::of(me) == first.member());
+            let is_own = self
+                .membership
+                .as_ref()
+                .is_some_and(|me| MemberId::of(me) == first.member());
             let is_heard = self.screen.hears_own() || !is_own;
             if is_heard && self.screen.passes(first.sender_bytes(), first.kind_bytes()) {
                 return true;
             }
-            self.home_bytes -= first.body().len() as u64;
+            self.home_bytes -= first.size_in_ring();
             self.home.pop_front();
             self.count(|line| &line.screened, 1);
         }
@@ -364,7 +402,7 @@ impl Inbox {
     /// Takes the first message that was brought home.
     pub(super) fn next_at_home(&mut self) -> Option<Message<'static>> {
         let message = self.home.pop_front()?;
-        self.home_bytes -= message.body().len() as u64;
+        self.home_bytes -= message.size_in_ring();
         self.count_popped(message.body().len());
         Some(message)
     }
@@ -382,7 +420,7 @@ impl Inbox {
         loop {
             let bell = &self.ring.segment.control().data.bell;
             let rung = bell.read();
-            if is_news() {
+            if is_news() || seen != 0 && self.ring.end_of_abandoned(self.position, seen).is_some() {
                 return true;
             }
             if deadline.has_passed() {

@@ -51,7 +51,7 @@ pub struct MemberInfo {
     pub is_evicted: bool,
     /// When it joined.
     pub joined: SystemTime,
-    /// Bytes of the ring that it has not let go; 0 for writers and on lossy queues as long as nobody asks it to keep up.
+    /// Bytes of the ring between it and the newest message; 0 for writers.
     pub lag: u64,
     /// Messages appended.
     pub appended: u64,
@@ -164,10 +164,7 @@ impl Stats {
             takeovers: tally.takeovers.load(Ordering::Relaxed),
             reaped: tally.reaped.load(Ordering::Relaxed),
             evicted: tally.evicted.load(Ordering::Relaxed),
-            writing: claim
-                .holder()
-                .filter(|slot| u32::from(*slot) < geometry.slots)
-                .map(|s| ring.identity(s).pid),
+            writing: ring.at_work(claim).map(|slot| ring.identity(slot).pid),
             is_lossy: geometry.lossy,
             is_single_writer: geometry.single_writer,
             has_timestamps: geometry.timestamps,

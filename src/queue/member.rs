@@ -154,7 +154,7 @@ impl Member {
         self.inbox.peek(wait.into())
     }
 
-    /// Bytes of bodies that an [`append`](Member::append) may take home to make room. Default: 16 times the queue's
+    /// Bytes of messages, as they lie in the ring, that an [`append`](Member::append) may take home to make room. Default: 16 times the queue's
     /// capacity, and 16 MiB at least.
     pub fn set_home_limit(&mut self, bytes: u64) {
         self.inbox.set_home_limit(bytes);

@@ -24,6 +24,11 @@ impl<'a> Message<'a> {
         Message { words, found }
     }
 
+    /// Bytes that it took in the ring.
+    pub(super) fn size_in_ring(&self) -> u64 {
+        self.found.end.wrapping_sub(self.found.position)
+    }
+
     fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.words)
     }

@@ -133,7 +133,7 @@ impl QueueOptions {
     /// The position that the first message ever gets. For testing what happens after very much traffic.
     #[doc(hidden)]
     pub fn start_position(mut self, position: u64) -> Self {
-        self.shape.start = position;
+        self.shape.start = position / crate::segment::layout::GRANULE * crate::segment::layout::GRANULE;
         self
     }
 
@@ -374,6 +374,7 @@ impl<'q> Joining<'q> {
     ///
     /// [`Error::Os`] if that mapping fails.
     pub fn observer(self) -> Result<Observer> {
+        self.queue.ring.check_process()?;
         let ring = match backing::view(&self.queue.ring.segment)? {
             Some(view) => Arc::new(Ring::new(view)),
             None => self.queue.ring.clone(),

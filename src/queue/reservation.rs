@@ -74,7 +74,8 @@ impl<'m> Reservation<'m> {
         self.reserved.position
     }
 
-    /// Writes `bytes` into the body, from byte `at` on.
+    /// Writes `bytes` into the body, from byte `at` on. In a forked child that inherited the reservation it does nothing;
+    /// there [`commit`](Reservation::commit) fails with [`Error::Forked`](crate::Error::Forked).
     ///
     /// # Panics
     ///
@@ -87,6 +88,9 @@ impl<'m> Reservation<'m> {
             bytes.len(),
             self.len()
         );
+        if !self.membership.is_of_this_process() {
+            return;
+        }
         // SAFETY: checked to be inside the reserved body, which nobody else touches while the reservation lasts.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.body_pointer().add(at), bytes.len()) };
     }
@@ -160,6 +164,9 @@ impl<'m> Reservation<'m> {
 impl io::Write for Reservation<'_> {
     /// Writes as much as fits behind what was written before; 0 bytes once it is full.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.membership.is_of_this_process() {
+            return Err(self.membership.check().expect_err("checked just now").into());
+        }
         let fits = bytes.len().min(self.len() - self.written);
         self.write_at(self.written, &bytes[..fits]);
         self.written += fits;

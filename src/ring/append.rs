@@ -80,7 +80,7 @@ impl Membership {
         };
         self.publish(&mut claim, size, sequence.wrapping_add(1), head);
         ring.ring_again_for(std::iter::once(draft.kind));
-        drop(claim);
+        self.finish_append(claim, position);
         self.count(1, draft.body.len() as u64);
         Ok(position)
     }
@@ -127,7 +127,7 @@ impl Membership {
         };
         self.publish(&mut claim, total, sequence, head);
         ring.ring_again_for(drafts.iter().map(|draft| draft.kind));
-        drop(claim);
+        self.finish_append(claim, start);
         self.count(
             drafts.len() as u64,
             drafts.iter().map(|draft| draft.body.len() as u64).sum(),
@@ -138,7 +138,7 @@ impl Membership {
     /// Takes the claim, with room for `size` bytes.
     #[inline]
     pub(super) fn claim_with_room(&self, size: u64, deadline: &Deadline, relieve: Relieve<'_>) -> Result<Claim<'_>> {
-        let claim = self.ring.claim(self.slot, deadline)?;
+        let claim = self.claim_to_append(deadline)?;
         // With the claim in hand: an eviction before it is seen here, a later one finds a finished append.
         self.check_not_evicted()?;
         match self.ring.room(&claim, size)? {
@@ -169,13 +169,15 @@ impl Membership {
                     });
                 }
             } else if !short.slow.slot.is_some_and(|slot| ring.bury_if_dead(slot)) {
+                // The slowest may be asleep behind what it screens: nobody woke it for that.
+                ring.ring_for_all();
                 if deadline.has_passed() {
                     self.line().cursor.refused.fetch_add(1, Ordering::Relaxed);
                     return Err(ring.full(&short, size));
                 }
-                ring.wait_for_room(&short, deadline);
+                ring.wait_for_room(&short, deadline, &|| self.check_not_evicted().is_err());
             }
-            let claim = ring.claim(self.slot, deadline)?;
+            let claim = self.claim_to_append(deadline)?;
             self.check_not_evicted()?;
             match ring.room(&claim, size)? {
                 Ok(()) => return Ok(claim),

@@ -4,19 +4,36 @@
 //! |---|---|
 //! | 0 | somebody sleeps until the claim is free |
 //! | 1..14 | 1 + the slot that holds the claim; 0 for nobody |
-//! | 14..27 | 0 in this version |
-//! | 27..64 | the frontier in granules, lower 37 bits |
+//! | 14..27 | 1 + the slot that keeps the claim between its appends; 0 for nobody |
+//! | 27..64 | the frontier in granules, lower 37 bits, as of the last change of this word |
 //!
-//! Only the holder moves the position. Everybody else may change the word in two ways: take it while free, and set bit 0.
-//! Freeing a dead holder's claim is `recover`'s, under the dead one's slot lock.
+//! Only the holder moves the position. Everybody else may change the word in two ways: take it while nobody holds it, and set
+//! bit 0. Freeing a dead member's claim is `recover`'s, under the dead one's slot lock.
+//!
+//! # Keeping the claim
+//!
+//! Two compare-exchanges a message are most of what an append costs, and a writer that nobody contends with needs neither. So
+//! a writer that has been alone for a while *keeps* the claim: the word names it as keeper and nobody as holder, and an
+//! append of the keeper is: set `busy` in its own slot, look whether the word is still as it left it, append, store the new
+//! frontier in `base`, clear `busy`. Plain stores all of them.
+//!
+//! Whoever else wants the claim *revokes* it: a compare-exchange puts his slot beside the keeper's as holder, a
+//! [`barrier::heavy`] makes sure that either the keeper sees that or he sees `busy`, and then he waits until the keeper is not
+//! busy or is proven dead. The frontier is then at `base`, or behind the one record (or batch) that the keeper had published and
+//! not yet noted when it died. Being revoked makes a writer slower to keep the claim again, so writers that really contend
+//! soon pass it on plainly.
 
 use super::Ring;
+use super::members::Membership;
+use super::sleep::ROOM_SPIN;
 use crate::error::{Error, Result};
 use crate::segment::layout::GRANULE;
-use crate::sys::atomic::{Ordering, spin_hint, yield_now};
+use crate::segment::presence::Holder;
+use crate::sys::atomic::Ordering;
+use crate::sys::barrier;
 use crate::sys::futex::EVERY_BIT;
-use crate::sys::spinning_helps;
 use crate::wait::Deadline;
+use crossbeam_utils::Backoff;
 use std::time::Duration;
 
 /// The claim word, taken apart. See the head of this file.
@@ -25,7 +42,8 @@ pub(crate) struct Word(u64);
 
 const SLEEPERS: u64 = 1;
 const HOLDER_SHIFT: u32 = 1;
-const HOLDER_MASK: u64 = 0x1fff;
+const KEEPER_SHIFT: u32 = 14;
+const SLOT_MASK: u64 = 0x1fff;
 const POSITION_SHIFT: u32 = 27;
 const POSITION_BITS: u32 = 64 - POSITION_SHIFT;
 
@@ -43,8 +61,8 @@ impl Word {
         Word((position / GRANULE) << POSITION_SHIFT)
     }
 
-    fn held_by(self, slot: u16) -> Self {
-        Word(self.0 & !(HOLDER_MASK << HOLDER_SHIFT) | (u64::from(slot) + 1) << HOLDER_SHIFT)
+    pub(super) fn held_by(self, slot: u16) -> Self {
+        Word(self.0 & !(SLOT_MASK << HOLDER_SHIFT) | (u64::from(slot) + 1) << HOLDER_SHIFT)
     }
 
     fn with_sleepers(self) -> Self {
@@ -55,11 +73,31 @@ impl Word {
         self.0 & SLEEPERS != 0
     }
 
+    /// Who is appending or about to.
     pub(crate) fn holder(self) -> Option<u16> {
-        match (self.0 >> HOLDER_SHIFT) & HOLDER_MASK {
+        self.slot_at(HOLDER_SHIFT)
+    }
+
+    /// Who appends without taking the claim anew.
+    pub(crate) fn keeper(self) -> Option<u16> {
+        self.slot_at(KEEPER_SHIFT)
+    }
+
+    fn slot_at(self, shift: u32) -> Option<u16> {
+        match (self.0 >> shift) & SLOT_MASK {
             0 => None,
-            holder => Some((holder - 1) as u16),
+            slot => Some((slot - 1) as u16),
         }
+    }
+
+    /// Nobody holds it or waits for it, and `slot` keeps it.
+    fn kept_by(position: u64, slot: u16) -> Self {
+        Word(Word::free(position).0 | (u64::from(slot) + 1) << KEEPER_SHIFT)
+    }
+
+    /// The same with no holder and nobody asleep.
+    pub(super) fn without_holder(self) -> Self {
+        Word(self.0 & !(SLOT_MASK << HOLDER_SHIFT) & !SLEEPERS)
     }
 
     /// The position in full. `near` is one at most 2^42 bytes away.
@@ -77,15 +115,13 @@ impl Word {
 #[derive(Debug)]
 pub(crate) struct Claim<'r> {
     ring: &'r Ring,
+    /// The claim word as this claim left it.
     word: Word,
     slot: u16,
     /// The frontier: whoever publishes moves it.
     pub(crate) position: u64,
 }
 
-/// How often a contender looks before it goes to sleep, and how often of these it gives the processor away.
-const LOOKS: u32 = 400;
-const YIELDS: u32 = 24;
 /// The first sleep of a contender; each further one is twice as long.
 pub(super) const FIRST_SLICE: Duration = Duration::from_micros(200);
 /// The longest sleep of anybody who waits for something that a death could withhold.
@@ -98,6 +134,7 @@ impl Ring {
         let line = &self.segment.control().claim;
         let seen = Word(line.word.load(Ordering::Relaxed));
         if seen.holder().is_none()
+            && seen.keeper().is_none()
             && let Some(claim) = self.try_claim(seen, seen.held_by(slot), slot)
         {
             return Ok(claim);
@@ -131,22 +168,31 @@ impl Ring {
         // Once asleep, a contender does not know whether others sleep too, so it takes the claim together with the mark.
         let mut has_slept = false;
         loop {
-            for look in 0..LOOKS {
+            let backoff = Backoff::new();
+            loop {
                 let seen = Word(word.load(Ordering::Relaxed));
                 if seen.holder().is_none() {
-                    let mine = if has_slept { seen.with_sleepers() } else { seen };
-                    if let Some(claim) = self.try_claim(seen, mine.held_by(slot), slot) {
-                        return Ok(claim);
+                    let mine = if has_slept { seen.with_sleepers() } else { seen }.held_by(slot);
+                    match seen.keeper() {
+                        None => {
+                            if let Some(claim) = self.try_claim(seen, mine, slot) {
+                                return Ok(claim);
+                            }
+                        }
+                        // SeqCst: before the look at `busy`, as the keeper's store of `busy` is before its look at the word.
+                        Some(keeper) => {
+                            let taken = word.compare_exchange(seen.0, mine.0, Ordering::SeqCst, Ordering::Relaxed);
+                            if taken.is_ok() {
+                                return self.revoke(mine, keeper, slot, deadline);
+                            }
+                        }
                     }
                 }
-                if look >= LOOKS - YIELDS || !spinning_helps() {
-                    yield_now();
-                } else {
-                    spin_hint();
-                }
-                if cfg!(loom) {
+                // Spins for a while, then gives the processor away a few times.
+                if backoff.is_completed() || cfg!(loom) {
                     break;
                 }
+                backoff.snooze();
             }
             let bell = control.turn.bell.read();
             let seen = Word(word.load(Ordering::Relaxed));
@@ -177,6 +223,143 @@ impl Ring {
         }
     }
 
+    /// Takes the claim from its keeper, beside whom the word already names `slot` as holder.
+    fn revoke(&self, mine: Word, keeper: u16, slot: u16, deadline: &Deadline) -> Result<Claim<'_>> {
+        if u32::from(keeper) >= self.segment.geometry.slots {
+            return Err(self.corrupt("keeper of the claim", keeper.into()));
+        }
+        let line = &self.segment.control().claim;
+        let bell = &self.segment.control().turn.bell;
+        if !barrier::heavy() {
+            // Refused by a sandbox. What the keeper has stored by now is visible long before this ends.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let busy = &self.segment.slot(keeper).cursor.busy;
+        let is_idle = || busy.load(Ordering::Acquire) == 0;
+        let mut slice = FIRST_SLICE;
+        let mut has_died = false;
+        while !self.spin_on(is_idle, ROOM_SPIN, deadline) {
+            let rung = bell.read();
+            if is_idle() {
+                break;
+            }
+            if self.segment.presence.holder(keeper, &self.identity(keeper)) == Holder::Nobody {
+                has_died = true;
+                break;
+            }
+            if deadline.has_passed() {
+                self.back_out(slot);
+                let pid = self.identity(keeper).pid;
+                return Err(Error::Busy {
+                    queue: self.segment.name.clone(),
+                    pid,
+                });
+            }
+            bell.nap(rung, deadline.cap(slice), EVERY_BIT);
+            slice = (slice * 2).min(LONGEST_SLICE);
+        }
+        if has_died {
+            // The dead one may have cleared bits without ringing. While the claim is taken, so that whoever arms anew only naps.
+            self.ring_for_all_regardless();
+        }
+        // Acquire of `busy` above: the keeper's last append is visible.
+        let position = self.first_empty(self.base());
+        let mut seen = mine;
+        let word = loop {
+            let held = if seen.has_sleepers() {
+                Word::free(position).with_sleepers()
+            } else {
+                Word::free(position)
+            };
+            let held = held.held_by(slot);
+            match line
+                .word
+                .compare_exchange(seen.0, held.0, Ordering::SeqCst, Ordering::Relaxed)
+            {
+                Ok(_) => break held,
+                Err(now) => seen = Word(now),
+            }
+            if seen.holder() != Some(slot) {
+                return Err(self.corrupt("holder of the claim", slot.into()));
+            }
+        };
+        if has_died {
+            self.segment.control().tally.takeovers.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Claim {
+            ring: self,
+            word,
+            slot,
+            position,
+        })
+    }
+
+    /// Gives up revoking: the claim is its keeper's alone again.
+    fn back_out(&self, slot: u16) {
+        let word = &self.segment.control().claim.word;
+        let mut seen = Word(word.load(Ordering::Relaxed));
+        while seen.holder() == Some(slot) {
+            match word.compare_exchange(seen.0, seen.without_holder().0, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => {
+                    if seen.has_sleepers() {
+                        self.wake_contenders();
+                    }
+                    return;
+                }
+                Err(now) => seen = Word(now),
+            }
+        }
+    }
+
+    /// Appends on, if `kept` still is the claim word: the claim is this member's as it left it.
+    #[inline]
+    fn claim_kept(&self, kept: Word, slot: u16) -> Option<Claim<'_>> {
+        let busy = &self.segment.slot(slot).cursor.busy;
+        busy.store(1, Ordering::Relaxed);
+        // Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees `busy`, or this
+        // one sees the word changed, or the reader's bits.
+        barrier::light();
+        if self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0 {
+            busy.store(0, Ordering::Release);
+            return None;
+        }
+        Some(Claim {
+            ring: self,
+            word: kept,
+            slot,
+            position: self.base(),
+        })
+    }
+
+    /// The frontier in full, as last noted. A falsified one is no position at all; rounded, it is a wrong one, and what stands
+    /// there tells.
+    #[inline]
+    pub(super) fn base(&self) -> u64 {
+        // Acquire: a keeper moves only this, after the head of the record.
+        self.segment.control().claim.base.load(Ordering::Acquire) & !(GRANULE - 1)
+    }
+
+    /// The member that is in the middle of an append, or about to begin or to end one.
+    pub(crate) fn at_work(&self, word: Word) -> Option<u16> {
+        let in_range = |slot: &u16| u32::from(*slot) < self.segment.geometry.slots;
+        let is_busy = |keeper: &u16| self.segment.slot(*keeper).cursor.busy.load(Ordering::Acquire) != 0;
+        let busy_keeper = || word.keeper().filter(in_range).filter(is_busy);
+        word.holder().filter(in_range).or_else(busy_keeper)
+    }
+
+    /// Gives up the claim that the leaving member in `slot` keeps. If somebody is revoking it, that goes on by itself.
+    pub(super) fn stop_keeping(&self, slot: u16) {
+        let line = &self.segment.control().claim;
+        let seen = Word(line.word.load(Ordering::Relaxed));
+        if seen.keeper() == Some(slot) && seen.holder().is_none() {
+            let free = Word::free(self.base());
+            // A failure means that somebody has begun to revoke it.
+            let _ = line
+                .word
+                .compare_exchange(seen.0, free.0, Ordering::SeqCst, Ordering::Relaxed);
+        }
+    }
+
     /// Wakes everybody who sleeps until the claim is free.
     pub(super) fn wake_contenders(&self) {
         self.segment.control().turn.bell.wake(EVERY_BIT);
@@ -189,7 +372,18 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let line = &self.ring.segment.control().claim;
         // Before the word: the word's few bits of position are read relative to this one.
-        line.base.store(self.position, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `Ring::frontier`.
+        line.base.store(self.position, Ordering::Release);
+        if self.is_kept() {
+            // Release: pairs with the Acquire in `revoke`.
+            let busy = &self.ring.segment.slot(self.slot).cursor.busy;
+            busy.store(0, Ordering::Release);
+            // Somebody revokes it and may be napping. Nothing depends on this look coming late enough.
+            if line.word.load(Ordering::Relaxed) != self.word.0 {
+                self.ring.wake_contenders();
+            }
+            return;
+        }
         let free = Word::free(self.position);
         // Release: pairs with the Acquire in `try_claim`. A failure means that somebody set the sleepers bit.
         if line
@@ -205,6 +399,10 @@ impl Drop for Claim<'_> {
 }
 
 impl Claim<'_> {
+    fn is_kept(&self) -> bool {
+        self.word.holder().is_none()
+    }
+
     #[cold]
     fn free_and_wake(&self, free: Word) {
         let word = &self.ring.segment.control().claim.word;
@@ -215,6 +413,103 @@ impl Claim<'_> {
                 Ok(_) => return self.ring.wake_contenders(),
                 Err(now) => seen = Word(now),
             }
+        }
+    }
+}
+
+/// What a writer remembers about keeping the claim. Process-local; only its own member uses it, so nothing here orders
+/// anything, and no model need look at it.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    /// The claim word as this member left it when it began to keep it; 0 while it does not.
+    word: LocalCounter,
+    /// Where its last append ended: if the next one begins there, nobody came between.
+    end: LocalCounter,
+    /// How many appends in a row nobody came between.
+    alone: LocalCounter,
+    /// How many of these it takes before it keeps the claim.
+    patience: LocalCounter,
+}
+
+type LocalCounter = std::sync::atomic::AtomicU64;
+
+/// The least patience, and the most.
+const PATIENCE: (u64, u64) = (16, 1 << 16);
+/// Who has kept the claim for so many appends before it was revoked was right to keep it.
+const WORTH_KEEPING: u64 = 1000;
+
+impl Keeping {
+    pub(super) fn new() -> Self {
+        Keeping {
+            word: LocalCounter::new(0),
+            end: LocalCounter::new(0),
+            alone: LocalCounter::new(0),
+            patience: LocalCounter::new(PATIENCE.0),
+        }
+    }
+
+    /// Keep the claim from the next append on.
+    #[cfg(all(test, loom))]
+    pub(super) fn lose_patience(&self) {
+        self.patience.store(0, Ordering::Relaxed);
+    }
+
+    /// The claim that was kept is gone.
+    #[cold]
+    fn is_revoked(&self) {
+        self.word.store(0, Ordering::Relaxed);
+        let patience = match self.alone.swap(0, Ordering::Relaxed) {
+            kept if kept > WORTH_KEEPING => PATIENCE.0,
+            _ => (4 * self.patience.load(Ordering::Relaxed)).min(PATIENCE.1),
+        };
+        self.patience.store(patience, Ordering::Relaxed);
+    }
+}
+
+impl Membership {
+    /// Takes the claim for an append: the kept one, or anew.
+    #[inline]
+    pub(super) fn claim_to_append(&self, deadline: &Deadline) -> Result<Claim<'_>> {
+        let kept = self.keeping.word.load(Ordering::Relaxed);
+        if kept != 0 {
+            if let Some(claim) = self.ring.claim_kept(Word(kept), self.slot) {
+                return Ok(claim);
+            }
+            self.keeping.is_revoked();
+        }
+        self.ring.claim(self.slot, deadline)
+    }
+
+    /// Ends a claim after an append: keeps it, or frees it.
+    #[inline]
+    pub(super) fn finish_append(&self, claim: Claim<'_>, start: u64) {
+        let keeping = &self.keeping;
+        let alone = match keeping.end.load(Ordering::Relaxed) == start {
+            true => keeping.alone.load(Ordering::Relaxed) + 1,
+            false => 0,
+        };
+        keeping.alone.store(alone, Ordering::Relaxed);
+        keeping.end.store(claim.position, Ordering::Relaxed);
+        let is_alone = alone >= keeping.patience.load(Ordering::Relaxed) || self.ring.segment.geometry.single_writer;
+        if is_alone && !claim.is_kept() && !claim.word.has_sleepers() {
+            self.keep(claim);
+        }
+    }
+
+    #[cold]
+    fn keep(&self, claim: Claim<'_>) {
+        let line = &self.ring.segment.control().claim;
+        let kept = Word::kept_by(claim.position, self.slot);
+        // Before the word: a revoker takes the frontier from here.
+        line.base.store(claim.position, Ordering::Relaxed);
+        // Release: as in freeing the claim. A failure means that somebody waits; then it is freed, by the drop.
+        if line
+            .word
+            .compare_exchange(claim.word.0, kept.0, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
+        {
+            std::mem::forget(claim);
+            self.keeping.word.store(kept.0, Ordering::Relaxed);
         }
     }
 }
@@ -232,7 +527,7 @@ mod tests {
             (1 << 43) - GRANULE,
             1 << 43,
             5 << 43,
-            u64::MAX & !(GRANULE - 1),
+            !(GRANULE - 1),
         ] {
             for step in [0, GRANULE, 1 << 40] {
                 let word = Word::free(position).held_by(77).with_sleepers();

@@ -13,7 +13,7 @@
 //! | evicted | a reservation does (its owner may still be writing into it) | the evictor |
 
 use super::Ring;
-use super::claim::{Claim, Word};
+use super::claim::{Claim, Keeping, Word};
 use super::record::SEQUENCE;
 use crate::error::{Error, Result};
 use crate::segment::layout::{GRANULE, MAX_SCREEN_TEXT, MAX_SENDER, Slot};
@@ -114,6 +114,7 @@ pub(crate) struct Membership {
     pub(crate) slot: u16,
     pub(crate) generation: u32,
     pub(crate) sender: Arc<str>,
+    pub(super) keeping: Keeping,
     role: Role,
     /// [`fork::generation`] of the process that joined.
     born: u64,
@@ -139,6 +140,9 @@ pub(crate) struct Seen {
     pub(crate) lag: u64,
 }
 
+/// How often, and how far apart, a joiner looks for a slot before it says that there is none.
+const NO_SLOT_ROUNDS: u32 = 5;
+const NO_SLOT_PAUSE: Duration = Duration::from_micros(500);
 /// How long a leaver waits for the claim to find out whether it is the last.
 const LAST_LEAVE: Duration = Duration::from_secs(1);
 
@@ -189,6 +193,7 @@ impl Ring {
             slot,
             generation,
             sender: sender.into(),
+            keeping: Keeping::new(),
             role,
             born: fork::generation(),
         };
@@ -197,7 +202,7 @@ impl Ring {
     }
 
     /// A heap-backed queue of the parent is a copy in the child, shared with nobody.
-    fn check_process(&self) -> Result<()> {
+    pub(crate) fn check_process(&self) -> Result<()> {
         if self.segment.presence.file().is_none() && self.segment.born != fork::generation() {
             return Err(Error::Forked {
                 queue: self.segment.name.clone(),
@@ -208,6 +213,20 @@ impl Ring {
 
     /// Takes a free slot, or one of a dead member.
     fn take_slot(&self, role: Role, sender: &str) -> Result<(u16, u32)> {
+        for _ in 0..NO_SLOT_ROUNDS {
+            match self.try_take_slot(role, sender)? {
+                Some(taken) => return Ok(taken),
+                // A slot may be in a leaver's or a gravedigger's hand just now. Those are short moments.
+                None => std::thread::sleep(NO_SLOT_PAUSE),
+            }
+        }
+        Err(Error::NoSlot {
+            queue: self.segment.name.clone(),
+            slots: self.segment.geometry.slots,
+        })
+    }
+
+    fn try_take_slot(&self, role: Role, sender: &str) -> Result<Option<(u16, u32)>> {
         let slots = self.segment.geometry.slots as u16;
         let os = |source| Error::Os {
             doing: "locking a slot",
@@ -232,13 +251,10 @@ impl Ring {
                 }
                 // Also for a slot that says free: its last member may have died with the claim in its hand.
                 self.bury(slot);
-                return Ok((slot, self.move_in(slot, role, sender)));
+                return Ok(Some((slot, self.move_in(slot, role, sender))));
             }
         }
-        Err(Error::NoSlot {
-            queue: self.segment.name.clone(),
-            slots: self.segment.geometry.slots,
-        })
+        Ok(None)
     }
 
     /// Writes the newcomer's identity into its slot.
@@ -257,6 +273,7 @@ impl Ring {
         screen.len.store(0, Ordering::Relaxed);
         let counters = [
             &cursor.reservation,
+            &cursor.busy,
             &cursor.appended,
             &cursor.appended_bytes,
             &cursor.popped,
@@ -286,7 +303,8 @@ impl Ring {
     fn enter(&self, who: &Membership, start: Start, deadline: &Deadline) -> Result<Beginning> {
         let control = self.segment.control();
         let claim = self.claim(who.slot, deadline)?;
-        if control.tally.retired.load(Ordering::Relaxed) != 0 {
+        let may_retire = self.segment.geometry.unlink_on_last_leave;
+        if may_retire && control.tally.retired.load(Ordering::Relaxed) != 0 {
             // Whoever marked it may have died before the name was gone; then nobody could ever make the queue anew.
             self.remove_name(&claim);
             return Err(Error::Retired {
@@ -405,7 +423,7 @@ impl Ring {
             return Ok(());
         }
         let claim = Word::from_bits(self.segment.control().claim.word.load(Ordering::Acquire));
-        if claim.holder() == Some(slot) {
+        if self.at_work(claim) == Some(slot) {
             // It may be writing this very moment; nobody is robbed while alive.
             return Err(Error::Busy {
                 queue: self.segment.name.clone(),
@@ -480,7 +498,7 @@ impl Membership {
     }
 
     /// False in a child that inherited this handle.
-    pub(super) fn is_of_this_process(&self) -> bool {
+    pub(crate) fn is_of_this_process(&self) -> bool {
         self.born == fork::generation()
     }
 
@@ -517,10 +535,7 @@ impl Membership {
         };
         self.line().identity.state.store(leaving.bits(), Ordering::Release);
         let is_there = |slot: u16| {
-            matches!(
-                ring.slot_state(slot).stage,
-                Stage::Active | Stage::Joining | Stage::Evicted
-            ) && !ring.bury_if_dead(slot)
+            matches!(ring.slot_state(slot).stage, Stage::Active | Stage::Joining) && !ring.bury_if_dead(slot)
         };
         if !(0..ring.slots_used()).any(is_there) {
             // Under the claim, so nobody joins between the count and the mark; a later joiner sees the mark.
@@ -538,10 +553,14 @@ impl Drop for Membership {
             return;
         }
         let ring = &self.ring;
-        if ring.segment.geometry.unlink_on_last_leave && ring.slot_state(self.slot).stage == Stage::Active {
+        if ring.segment.geometry.unlink_on_last_leave
+            && matches!(ring.segment.place, crate::segment::Place::Path(_))
+            && ring.slot_state(self.slot).stage == Stage::Active
+        {
             self.remove_name_if_last();
         }
         let _one_at_a_time = fork::exclusive();
+        ring.stop_keeping(self.slot);
         self.line().cursor.reservation.store(0, Ordering::Release);
         ring.vacate(self.slot, ring.slot_state(self.slot));
         ring.wake_writers();

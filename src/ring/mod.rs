@@ -10,7 +10,8 @@
 //!   0: whoever writes a record first writes the head behind it to 0. One Release store of the head publishes a record
 //!   ([`record`]).
 //! * Writers take turns. The *claim word* says where the frontier is and which slot, if any, is writing; one
-//!   compare-exchange takes the claim, another releases it with the new frontier ([`claim`]).
+//!   compare-exchange takes the claim, another releases it with the new frontier. A writer that has been alone for a while
+//!   keeps it, until somebody revokes it ([`claim`]).
 //! * Readers look at the head at their own cursor and at nothing else ([`read`]). Cursors hold writers back ([`room`]).
 //! * A writer that dies leaves either nothing (head still 0) or a complete record at the frontier, and its slot number in the
 //!   claim word. Whoever waits for it proves its death, moves the frontier past what is complete, and frees the claim
@@ -77,6 +78,11 @@ impl Ring {
         let claim = &self.segment.control().claim;
         // Acquire: pairs with the release of the claim, so records before the frontier are visible.
         let word = Word::from_bits(claim.word.load(Ordering::Acquire));
-        word.position(claim.base.load(Ordering::Relaxed))
+        let base = self.base();
+        if word.keeper().is_some() {
+            base
+        } else {
+            word.position(base)
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 use super::Ring;
 use super::append::{Draft, no_backlog};
+use super::claim::Word;
 use super::members::{Beginning, Membership, Role, Start};
 use super::read::{Found, Look};
 use super::record::{Head, SEQUENCE, State};
@@ -101,8 +102,14 @@ fn pop(who: &Membership, at: &mut u64) -> u64 {
                 *at = end;
             }
             Look::Nothing(seen) => {
-                who.ring
-                    .wait_for_record(*at, seen, EVERY_BIT, Duration::ZERO, &Deadline::of(Wait::Forever));
+                who.ring.wait_for_record(
+                    *at,
+                    seen,
+                    EVERY_BIT,
+                    Duration::ZERO,
+                    &Deadline::of(Wait::Forever),
+                    &|| false,
+                );
             }
         }
     }
@@ -214,6 +221,161 @@ fn a_writer_dies_before_it_publishes() {
 #[test]
 fn a_writer_dies_before_it_frees_the_claim() {
     a_writer_dies_after(4);
+}
+
+/// Joins as a writer that keeps the claim after its very first append, and makes that append, of 9.
+fn join_and_keep(ring: &Arc<Ring>) -> Membership {
+    let (keeper, _) = join(ring, Role::Writer);
+    keeper.keeping.lose_patience();
+    append(&keeper, 9);
+    assert_eq!(
+        Word::from_bits(ring.segment.control().claim.word.load(Ordering::Relaxed)).keeper(),
+        Some(keeper.slot)
+    );
+    keeper
+}
+
+#[test]
+fn a_kept_claim_is_revoked_and_nothing_is_lost_or_slept_through() {
+    explore(1, || {
+        let ring = ring(8, false);
+        let keeper = join_and_keep(&ring);
+        let (reader, Beginning { position: mut at, .. }) = join(&ring, Role::Reader);
+        // Joining has revoked it; the next append keeps it again.
+        append(&keeper, 9);
+        assert_eq!(pop(&reader, &mut at), 9);
+        let (other, _) = join(&ring, Role::Writer);
+        append(&keeper, 9);
+        assert_eq!(pop(&reader, &mut at), 9);
+        let threads = [(keeper, 1), (other, 2)].map(|(writer, value)| {
+            thread::spawn(move || {
+                append(&writer, value);
+                std::mem::forget(writer);
+            })
+        });
+        let mut got = [pop(&reader, &mut at), pop(&reader, &mut at)];
+        got.sort_unstable();
+        assert_eq!(got, [1, 2]);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        std::mem::forget(reader);
+    });
+}
+
+#[test]
+fn two_that_keep_the_claim_revoke_each_other() {
+    explore(2, || {
+        let ring = ring(8, false);
+        let writers = [1, 2].map(|value| (join_and_keep(&ring), value));
+        let writers = writers.map(|(writer, value)| {
+            thread::spawn(move || {
+                append(&writer, value);
+                append(&writer, value);
+                std::mem::forget(writer);
+            })
+        });
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let mut values = [2, 3, 4, 5].map(|number| match ring.look(64 * number).unwrap() {
+            Look::Found(found) => {
+                assert_eq!(found.sequence, number);
+                let words = value_of(&ring, &found, false);
+                assert!(words.iter().all(|word| *word == words[0]), "torn: {words:?}");
+                words[0]
+            }
+            other => panic!("{other:?}"),
+        });
+        values.sort_unstable();
+        assert_eq!(values, [1, 1, 2, 2]);
+    });
+}
+
+/// A keeper dies after `steps` steps of an append of 7; another writer appends 1; a sleeping reader gets 1, and 7 if and only if it
+/// was published.
+fn a_keeper_dies_after(steps: u32) {
+    explore_deaths(1, move || {
+        let ring = ring(8, false);
+        let (reader, Beginning { position: mut at, .. }) = join(&ring, Role::Reader);
+        let (survivor, _) = join(&ring, Role::Writer);
+        let keeper = join_and_keep(&ring);
+        assert_eq!(pop(&reader, &mut at), 9);
+        let first = thread::spawn(move || {
+            let ring = keeper.ring.clone();
+            let mut claim = keeper.claim_to_append(&Deadline::of(Wait::Forever)).unwrap();
+            if steps >= 1 {
+                ring.segment.control().data.sleepers.fetch_and(0, Ordering::SeqCst);
+            }
+            if steps >= 2 {
+                ring.segment.control().data.bell.wake(EVERY_BIT);
+                let sequence = ring.segment.word(claim.position, SEQUENCE).load(Ordering::Relaxed);
+                keeper.write_origin(claim.position, 0, b"");
+                ring.segment.copy_in(claim.position, 32, bytemuck::bytes_of(&[7u64; 4]));
+                let head = Head {
+                    state: State::Message,
+                    body_len: 32,
+                };
+                keeper.publish(&mut claim, 64, sequence + 1, head);
+            }
+            std::mem::forget(claim);
+            dies(keeper);
+        });
+        let second = thread::spawn(move || {
+            append(&survivor, 1);
+            std::mem::forget(survivor);
+        });
+        let mut got = vec![pop(&reader, &mut at)];
+        if steps >= 2 {
+            got.push(pop(&reader, &mut at));
+            got.sort_unstable();
+            assert_eq!(got, [1, 7]);
+        } else {
+            assert_eq!(got, [1]);
+        }
+        first.join().unwrap();
+        second.join().unwrap();
+        std::mem::forget(reader);
+    });
+}
+
+#[test]
+fn a_keeper_dies_busy() {
+    a_keeper_dies_after(0);
+}
+
+#[test]
+fn a_keeper_dies_before_it_rings() {
+    a_keeper_dies_after(1);
+}
+
+#[test]
+fn a_keeper_dies_before_it_notes_what_it_published() {
+    a_keeper_dies_after(2);
+}
+
+#[test]
+fn a_revoker_dies_and_the_keeper_and_another_go_on() {
+    explore_deaths(1, || {
+        let ring = ring(8, false);
+        let (victim, _) = join(&ring, Role::Writer);
+        let (other, _) = join(&ring, Role::Writer);
+        let keeper = join_and_keep(&ring);
+        // Dies right after it has put itself beside the keeper.
+        let word = &ring.segment.control().claim.word;
+        let seen = Word::from_bits(word.load(Ordering::Relaxed));
+        word.store(seen.held_by(victim.slot).bits(), Ordering::SeqCst);
+        dies(victim);
+        let threads = [(keeper, 1), (other, 2)].map(|(writer, value)| {
+            thread::spawn(move || {
+                append(&writer, value);
+                std::mem::forget(writer);
+            })
+        });
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let mut values = [64, 128].map(|at| match ring.look(at).unwrap() {
+            Look::Found(found) => value_of(&ring, &found, false)[0],
+            other => panic!("{other:?}"),
+        });
+        values.sort_unstable();
+        assert_eq!(values, [1, 2]);
+    });
 }
 
 #[test]

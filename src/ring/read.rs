@@ -77,6 +77,11 @@ impl Ring {
         })
     }
 
+    /// The sequence number of the record at `position`, or that the next one there will have.
+    pub(crate) fn sequence_at(&self, position: u64) -> u64 {
+        self.segment.word(position, SEQUENCE).load(Ordering::Relaxed)
+    }
+
     /// Copies words of a message, from the sender on.
     #[inline]
     pub(crate) fn copy(&self, found: &Found, out: &mut [u64], racing: bool) {
@@ -105,7 +110,7 @@ impl Ring {
         // Each try fails only if writers went on by a step of the intent meanwhile.
         for _ in 0..1000 {
             let position = self.segment.control().limits.oldest.load(Ordering::Acquire);
-            if position % crate::segment::layout::GRANULE != 0 {
+            if !position.is_multiple_of(crate::segment::layout::GRANULE) {
                 return Err(self.corrupt("oldest record", position));
             }
             let sequence = self.segment.word(position, SEQUENCE).load(Ordering::Acquire);

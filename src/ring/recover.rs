@@ -65,26 +65,42 @@ impl Ring {
         let control = self.segment.control();
         let word = &control.claim.word;
         let mut seen = Word::from_bits(word.load(Ordering::Acquire));
-        while seen.holder() == Some(slot) {
-            let frontier = self.first_empty(seen.position(control.claim.base.load(Ordering::Relaxed)));
-            control.claim.base.store(frontier, Ordering::Relaxed);
+        loop {
+            let base = self.base();
+            let freed = match (seen.holder(), seen.keeper()) {
+                // It died while it held the claim.
+                (Some(holder), None) if holder == slot => {
+                    let frontier = self.first_empty(seen.position(base));
+                    // Nobody else moves the claim now, so nobody else moves this.
+                    control.claim.base.store(frontier, Ordering::Relaxed);
+                    Word::free(frontier)
+                }
+                // It died while it revoked the claim: that is as if it had never begun.
+                (Some(holder), Some(_)) if holder == slot => seen.without_holder(),
+                // It kept the claim, and nobody has begun to revoke it. The base may stay a record behind.
+                (None, Some(keeper)) if keeper == slot => Word::free(self.first_empty(base)),
+                // It kept the claim, and somebody is revoking it: he finishes.
+                (Some(_), Some(keeper)) if keeper == slot => {
+                    self.ring_for_all_regardless();
+                    self.segment.slot(slot).cursor.busy.store(0, Ordering::Release);
+                    return;
+                }
+                _ => return,
+            };
             // The dead one may have published without ringing, or cleared bits without ringing. Before the claim is free:
             // whoever wakes and arms anew finds it taken and naps, also if this gravedigger dies on the spot. Afterwards
             // nobody would know any more that there is somebody to ring for.
             self.ring_for_all_regardless();
-            // Release: pairs with the Acquire of the next claim. Fails only if a contender has set the sleepers bit.
-            match word.compare_exchange(
-                seen.bits(),
-                Word::free(frontier).bits(),
-                Ordering::SeqCst,
-                Ordering::Acquire,
-            ) {
+            // Release: pairs with the Acquire of the next claim. Fails if a contender has set the sleepers bit, or has begun to
+            // revoke the claim.
+            match word.compare_exchange(seen.bits(), freed.bits(), Ordering::SeqCst, Ordering::Acquire) {
                 Ok(_) => {
                     control.tally.takeovers.fetch_add(1, Ordering::Relaxed);
                     // Spares those who have armed since the ring above their nap.
                     self.ring_for_all();
                     self.wake_contenders();
-                    return;
+                    // It may have been both: revoking what an earlier member in its slot had kept.
+                    seen = freed;
                 }
                 Err(now) => seen = Word::from_bits(now),
             }
@@ -92,7 +108,7 @@ impl Ring {
     }
 
     /// The end of the complete records that begin at `position`.
-    fn first_empty(&self, position: u64) -> u64 {
+    pub(super) fn first_empty(&self, position: u64) -> u64 {
         let mut at = position;
         loop {
             let bits = self.segment.word(at, HEAD).load(Ordering::Acquire);
@@ -145,6 +161,23 @@ impl Ring {
             self.ring_for_all();
         }
         is_aborted
+    }
+
+    /// Where the reserved record with head `seen` ends, if nobody is there to finish it.
+    pub(crate) fn end_of_abandoned(&self, position: u64, seen: u64) -> Option<u64> {
+        let head = Head::from_bits(seen, position)?;
+        let origin = Origin::from_bits(self.segment.word(position, ORIGIN).load(Ordering::Relaxed));
+        if u32::from(origin.slot) < self.segment.geometry.slots {
+            let owner = self.slot_state(origin.slot);
+            let is_its_owner = owner.stage == Stage::Active && owner.generation == origin.generation;
+            let holder = self.segment.presence.holder(origin.slot, &self.identity(origin.slot));
+            if is_its_owner && holder != Holder::Nobody {
+                return None;
+            }
+        }
+        // It may have been finished just before its owner ended or left.
+        let is_same = self.segment.word(position, HEAD).load(Ordering::Acquire) == seen;
+        is_same.then(|| position.wrapping_add(record::size(origin.names_len(), head.body_len.into())))
     }
 
     /// Somebody waits at a reserved record. If its owner is dead, buries him; if the owner no longer is who made it

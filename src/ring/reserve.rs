@@ -36,6 +36,11 @@ impl Membership {
         let mut claim = self.claim_with_room(size, deadline, relieve)?;
         let segment = &self.ring.segment;
         let position = claim.position;
+        // One that was forgotten without being dropped: nobody can finish it any more.
+        let forgotten = self.line().cursor.reservation.load(Ordering::Relaxed);
+        if forgotten != 0 {
+            self.ring.abort_reservation_of(self.slot, forgotten - 1);
+        }
         // Before the head: a gravedigger must find the reservation that he sees.
         self.line()
             .cursor
@@ -48,7 +53,7 @@ impl Membership {
             body_len: len as u32,
         };
         self.publish(&mut claim, size, sequence.wrapping_add(1), head);
-        drop(claim);
+        self.finish_append(claim, position);
         Ok(Reserved {
             position,
             sequence,

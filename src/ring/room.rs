@@ -126,7 +126,7 @@ impl Ring {
         let most = gate.wrapping_add(self.capacity());
         let intent = if most.wrapping_sub(step) as i64 > 0 { step } else { most };
         let mut oldest = limits.oldest.load(Ordering::Relaxed);
-        if oldest % GRANULE != 0 {
+        if !oldest.is_multiple_of(GRANULE) {
             return Err(self.corrupt("oldest record", oldest));
         }
         let mut walked = 0;
@@ -183,7 +183,7 @@ impl Ring {
     }
 
     /// Waits until there may be room again. Returns early for no reason; the caller tries again.
-    pub(super) fn wait_for_room(&self, short: &Short, deadline: &Deadline) {
+    pub(super) fn wait_for_room(&self, short: &Short, deadline: &Deadline, is_over: &dyn Fn() -> bool) {
         let space = &self.segment.control().space;
         let needed = short.end.wrapping_sub(self.capacity());
         let has_room = || self.slowest_now(short.frontier).position.wrapping_sub(needed) as i64 >= 0;
@@ -200,6 +200,11 @@ impl Ring {
             if slow.position.wrapping_sub(needed) as i64 >= 0 {
                 return;
             }
+            if is_over() {
+                return;
+            }
+            // The slowest may be asleep behind what it screens: nobody woke it for that.
+            self.ring_for_all();
             // A dead one is buried by the caller, with the claim free. So is the case that it has become somebody else.
             if slow.slot != short.slow.slot || slow.slot.is_some_and(|slot| self.bury_if_dead(slot)) {
                 return;

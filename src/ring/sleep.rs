@@ -10,6 +10,9 @@
 //! * The reader sees the claim taken: something may be coming, and nobody will ring for it. It naps in short slices until
 //!   the claim is free, and then looks at the head again.
 //!
+//! A writer that keeps the claim takes nothing. It stores `busy` instead, and the reader, if it sees a keeper, puts a
+//! [`barrier::heavy`] before its look at `busy`.
+//!
 //! Only when the claim is free *and* the head is still the old one does the reader sleep in long slices.
 
 use super::Ring;
@@ -18,7 +21,7 @@ use super::record::{HEAD, ORIGIN, Origin};
 use crate::segment::layout::{KIND_BITS, fnv1a};
 use crate::sys::atomic::{Ordering, in_total_order, spin_hint};
 use crate::sys::futex::EVERY_BIT;
-use crate::sys::spinning_helps;
+use crate::sys::{barrier, spinning_helps};
 use crate::wait::Deadline;
 use std::time::{Duration, Instant};
 
@@ -108,7 +111,7 @@ impl Ring {
     }
 
     /// Waits until the head at `position` is no longer `seen`, having just been found so. `bits`: the wake-ups that
-    /// concern this reader. `false`: the deadline came first.
+    /// concern this reader. `is_over`: there is nothing to wait for any more. `false`: the deadline came first.
     ///
     /// `seen` is 0, or the head of a reserved record, whose owner is looked after meanwhile.
     pub(crate) fn wait_for_record(
@@ -118,6 +121,7 @@ impl Ring {
         bits: u32,
         spin: Duration,
         deadline: &Deadline,
+        is_over: &dyn Fn() -> bool,
     ) -> bool {
         let head = self.segment.word(position, HEAD);
         if matches!(deadline, Deadline::Now) {
@@ -138,13 +142,17 @@ impl Ring {
             control.data.sleepers.fetch_or(u64::from(bits), Ordering::SeqCst);
             in_total_order();
             let claim = Word::from_bits(control.claim.word.load(Ordering::SeqCst));
-            if head.load(Ordering::SeqCst) != seen {
+            if claim.keeper().is_some() {
+                // Its keeper makes no total-order access; pairs with `barrier::light` in `claim_kept`.
+                barrier::heavy();
+            }
+            let is_pending = self.at_work(claim).is_some() || seen != 0;
+            if head.load(Ordering::SeqCst) != seen || is_over() {
                 return true;
             }
             if deadline.has_passed() {
                 return false;
             }
-            let is_pending = claim.holder().is_some() || seen != 0;
             if is_pending {
                 control.data.bell.nap(bell, deadline.cap(busy_slice), bits);
             } else {
@@ -167,10 +175,8 @@ impl Ring {
     /// reservation that nobody will.
     fn look_after(&self, position: u64, seen: u64) {
         let claim = Word::from_bits(self.segment.control().claim.word.load(Ordering::Relaxed));
-        if let Some(holder) = claim.holder()
-            && u32::from(holder) < self.segment.geometry.slots
-        {
-            self.bury_if_dead(holder);
+        if let Some(writer) = self.at_work(claim) {
+            self.bury_if_dead(writer);
         }
         if seen != 0 {
             self.settle_here(position, seen);

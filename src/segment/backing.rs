@@ -277,7 +277,7 @@ fn check(name: &Arc<str>, file: &FileHandle, any_owner: bool) -> Result<(Geometr
         queue: queue(),
         source,
     })?;
-    if !facts.is_regular {
+    if !facts.kind.is_file() {
         return Err(not_ours("it is not a regular file".to_owned()));
     }
     let me = files::effective_user();
@@ -331,13 +331,13 @@ fn check(name: &Arc<str>, file: &FileHandle, any_owner: bool) -> Result<(Geometr
         && header.slot_size as usize == size_of::<Slot>()
         && u64::from(header.granule) == layout::GRANULE
         && header.options & !layout::OPTIONS_KNOWN == 0
-        && header.start % layout::GRANULE == 0
+        && header.start.is_multiple_of(layout::GRANULE)
         && header.data_offset >= layout::data_offset(header.slots, 1) as u64
         && header.data_offset.checked_add(header.capacity) == Some(header.file_len);
     if !sizes_fit {
         return Err(corrupt("a size in the header"));
     }
-    if header.data_offset % page != 0 || header.capacity % page != 0 {
+    if !header.data_offset.is_multiple_of(page) || !header.capacity.is_multiple_of(page) {
         return Err(not_ours(format!("it was made for another page size than {page}")));
     }
     if facts.len < header.file_len {
@@ -400,7 +400,7 @@ pub(crate) fn is_current(segment: &Segment) -> bool {
     }
 }
 
-/// Removes the name at `path`, after checking that it is a queue's.
+/// Removes the name at `path`, if it is a plain file of this user's. It need not be a queue that could be opened.
 pub(crate) fn unlink_at(name: &Arc<str>, path: &Path, any_owner: bool) -> Result<()> {
     let facts = files::facts_of_path(path).map_err(|e| translate(name, "looking at the file", path, e))?;
     let me = files::effective_user();
@@ -411,7 +411,7 @@ pub(crate) fn unlink_at(name: &Arc<str>, path: &Path, any_owner: bool) -> Result
             me,
         });
     }
-    if !facts.is_regular {
+    if !facts.kind.is_file() {
         let why = "it is not a regular file".to_owned();
         return Err(Error::NotAQueue {
             queue: name.clone(),

@@ -203,6 +203,8 @@ pub(crate) struct CursorLine {
     pub(crate) screened: AtomicU64,
     pub(crate) missed: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// 1 while this member, as keeper of the claim, appends.
+    pub(crate) busy: AtomicU64,
 }
 
 /// Written when somebody joins, leaves, is evicted or reaped.

@@ -72,7 +72,10 @@ impl FileHandle {
     /// Opens what stands under `path`, or finds it among the files that are open already.
     pub(crate) fn open(path: &Path, writable: bool) -> io::Result<Self> {
         let _one_at_a_time = fork::exclusive();
-        let id = files::facts_of_path(path)?.id;
+        let facts = files::facts_of_path(path)?;
+        // Before opening: merely opening a FIFO or a device can do something.
+        files::must_be_regular(&facts)?;
+        let id = facts.id;
         let known = open_files().iter().find(|f| f.id == id).cloned();
         if let Some(known) = known
             && known.usable(writable)
@@ -126,6 +129,8 @@ impl FileHandle {
 
     /// Remembers how the file shows up in `/proc`, given an address where it is mapped.
     pub(crate) fn note_mapping(&self, address: usize) {
+        // Also because a child forked in the middle of a `set` would wait for it for ever.
+        let _one_at_a_time = fork::exclusive();
         if self.0.mapped_as.get().is_none()
             && let Some(name) = process::name_of_mapping(address)
         {
@@ -225,7 +230,12 @@ impl Presence {
 
     /// Whether the member that slot `index` names, `whom`, lives.
     pub(crate) fn holder(&self, index: u16, whom: &Identity) -> Holder {
-        if self.held().with(|held| held.contains(&index)) {
+        let is_mine = {
+            // `held` is a lock of its own, and must not be left locked in a child by a thread that it does not have.
+            let _one_at_a_time = fork::exclusive();
+            self.held().with(|held| held.contains(&index))
+        };
+        if is_mine {
             return Holder::ThisProcess;
         }
         match self {

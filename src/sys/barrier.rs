@@ -1,11 +1,11 @@
-//! A fence between a side that runs for every message and a side that is about to sleep.
+//! A fence between a side that runs for every message and a rare one, which is about to sleep or to revoke.
 //!
 //! Both sides store one word and then load the other's. Ordinarily each needs a full fence between the two. Here the
 //! frequent side calls [`light`], which only keeps the compiler from reordering, and the rare side calls [`heavy`], which
 //! makes every running thread of every registered process execute a fence (`membarrier(2)`, global expedited).
 //! A process that could not register pays a real fence in `light` instead, so the pair is always sound on the light side.
-//! If `heavy` itself is refused (a sandbox that filters the call), it is a local fence, and what may be missed is a wake-up;
-//! every sleep in the ring is sliced, so that costs a moment and never a hang.
+//! If `heavy` itself is refused (a sandbox that filters the call), it says so. For who is about to sleep it does not matter
+//! then: every sleep in the ring is sliced, and a missed wake-up costs a moment. Who revokes a kept claim waits instead.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,13 +35,14 @@ pub(crate) fn light() {
     }
 }
 
-/// The side that is about to sleep. Pairs with [`light`].
-pub(crate) fn heavy() {
+/// The rare side. Pairs with [`light`]. `false`: the call was refused, and this was only a fence of this thread.
+pub(crate) fn heavy() -> bool {
     super::atomic::fence(super::atomic::Ordering::SeqCst);
     #[cfg(not(any(loom, miri)))]
     {
         use rustix::thread::{MembarrierCommand, membarrier};
-        // Refused: the fence above and the sliced sleep are what is left; see the head of this file.
-        let _ = membarrier(MembarrierCommand::GlobalExpedited);
+        membarrier(MembarrierCommand::GlobalExpedited).is_ok()
     }
+    #[cfg(any(loom, miri))]
+    true
 }

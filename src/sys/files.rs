@@ -9,7 +9,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, SealFlag, f
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{linkat, unlink};
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -29,7 +29,7 @@ pub(crate) struct FileId {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FileFacts {
     pub(crate) id: FileId,
-    pub(crate) is_regular: bool,
+    pub(crate) kind: FileType,
     pub(crate) len: u64,
     pub(crate) owner: u32,
     pub(crate) mode: u32,
@@ -42,11 +42,21 @@ impl From<std::fs::Metadata> for FileFacts {
                 device: m.dev(),
                 inode: m.ino(),
             },
-            is_regular: m.is_file(),
+            kind: m.file_type(),
             len: m.len(),
             owner: m.uid(),
             mode: m.mode() & 0o7777,
         }
+    }
+}
+
+/// Refuses everything but a plain file, as opening it in the wrong way would.
+pub(crate) fn must_be_regular(facts: &FileFacts) -> io::Result<()> {
+    match facts.kind {
+        kind if kind.is_file() => Ok(()),
+        kind if kind.is_symlink() => Err(Errno::ELOOP.into()),
+        kind if kind.is_dir() => Err(Errno::EISDIR.into()),
+        _ => Err(Errno::ENXIO.into()),
     }
 }
 

@@ -4,14 +4,13 @@
 //! (`MADV_WIPEONFORK`), so it also notices a fork that bypasses libc. The lock is held across `fork` by handlers
 //! (`pthread_atfork(3)`), so a child never inherits it locked by a thread that it does not have.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::{Mutex, MutexGuard};
-use std::sync::{Once, PoisonError};
 
 static LAST: AtomicU64 = AtomicU64::new(0);
 static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
-static PREPARE: Once = Once::new();
 #[cfg(not(loom))]
 static EXCLUSIVE: Mutex<()> = Mutex::new(());
 #[cfg(loom)]
@@ -51,17 +50,18 @@ fn renew(word: &AtomicU64) -> u64 {
     }
 }
 
+/// The first call ever. Not a `Once`: a child forked while another thread is inside one waits for that thread for ever.
+/// Several threads may do this at a time; the handlers may then be there twice, which does no harm.
 #[cold]
 fn begin() -> u64 {
-    PREPARE.call_once(|| {
-        PAGE.store(wiped_page(), Ordering::Release);
-        #[cfg(not(any(loom, miri)))]
-        // SAFETY: the three handlers are `extern "C"` functions that live as long as the program, touch only the
-        // lock below, and do not unwind.
-        unsafe {
-            nix::libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
-        }
-    });
+    #[cfg(not(any(loom, miri)))]
+    // SAFETY: the three handlers are `extern "C"` functions that live as long as the program, touch only the lock above, and
+    // do not unwind.
+    unsafe {
+        nix::libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
+    }
+    // Who comes second leaves his page unused.
+    let _ = PAGE.compare_exchange(std::ptr::null_mut(), wiped_page(), Ordering::AcqRel, Ordering::Acquire);
     generation()
 }
 
@@ -100,9 +100,13 @@ pub(crate) fn exclusive() -> impl Drop {
 
 #[cfg(not(any(loom, miri)))]
 extern "C" fn before_fork() {
-    let guard = EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner);
     // A thread that is being torn down has no thread-locals left; then the lock is simply not held across this fork.
-    let _ = ACROSS_FORK.try_with(|held| *held.borrow_mut() = Some(guard));
+    let _ = ACROSS_FORK.try_with(|held| {
+        let mut held = held.borrow_mut();
+        if held.is_none() {
+            *held = Some(EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    });
 }
 
 /// Runs in the parent and in the child.

@@ -107,14 +107,10 @@ impl Drop for Mirrored {
 
 /// The granularity of mappings, in bytes.
 pub(crate) fn page_size() -> usize {
-    use std::sync::OnceLock;
-    static SIZE: OnceLock<usize> = OnceLock::new();
-    *SIZE.get_or_init(|| {
-        // SAFETY: a plain query.
-        let size = unsafe { nix::libc::sysconf(nix::libc::_SC_PAGESIZE) };
-        usize::try_from(size)
-            .ok()
-            .filter(|s| s.is_power_of_two())
-            .unwrap_or(4096)
-    })
+    // SAFETY: a plain query.
+    let size = unsafe { nix::libc::sysconf(nix::libc::_SC_PAGESIZE) };
+    usize::try_from(size)
+        .ok()
+        .filter(|s| s.is_power_of_two())
+        .unwrap_or(4096)
 }

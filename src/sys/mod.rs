@@ -25,40 +25,17 @@ pub(crate) mod mapping;
 pub(crate) mod process;
 pub(crate) mod record_lock;
 
-/// True where spinning can help: somebody else can make progress meanwhile.
+/// True where spinning can help: somebody else can make progress meanwhile. The processors of the machine count, not those that
+/// this process may use: its peers may be on others.
 pub(crate) fn spinning_helps() -> bool {
-    use std::sync::OnceLock;
-    static MORE_THAN_ONE: OnceLock<bool> = OnceLock::new();
-    *MORE_THAN_ONE.get_or_init(|| processors() > 1)
-}
-
-/// Processors that are on, whichever of them this thread may use: who pins itself to one spins for somebody on another.
-/// (`available_parallelism` would say 1 there.)
-fn processors() -> i64 {
-    // SAFETY: a plain question to the C library.
-    unsafe { nix::libc::sysconf(nix::libc::_SC_NPROCESSORS_ONLN) }
-}
-
-#[cfg(all(test, not(loom), not(miri)))]
-mod tests {
-    use super::*;
-    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-    use nix::unistd::Pid;
-
-    #[test]
-    fn pinning_a_thread_leaves_as_many_processors_to_wait_for() {
-        let before = processors();
-        assert!(before >= 1);
-        // A thread of its own, since only that one is to be pinned.
-        let pinned = std::thread::spawn(|| {
-            let me = Pid::from_raw(0);
-            let usable = sched_getaffinity(me).unwrap();
-            let first = (0..CpuSet::count()).find(|cpu| usable.is_set(*cpu).unwrap()).unwrap();
-            let mut one = CpuSet::new();
-            one.set(first).unwrap();
-            sched_setaffinity(me, &one).unwrap();
-            processors()
-        });
-        assert_eq!(pinned.join().unwrap(), before);
+    use std::sync::atomic::{AtomicI64, Ordering};
+    // Not a OnceLock: a child forked while another thread is inside one waits for that thread for ever.
+    static PROCESSORS: AtomicI64 = AtomicI64::new(0);
+    let mut processors = PROCESSORS.load(Ordering::Relaxed);
+    if processors == 0 {
+        // SAFETY: a plain query.
+        processors = unsafe { nix::libc::sysconf(nix::libc::_SC_NPROCESSORS_ONLN) }.max(1);
+        PROCESSORS.store(processors, Ordering::Relaxed);
     }
+    processors > 1
 }
