@@ -12,61 +12,24 @@
 
 #[path = "kill/cases.rs"]
 mod cases;
+#[allow(dead_code, reason = "stopped.rs uses the rest")]
 #[path = "kill/step.rs"]
 mod step;
 mod support;
+#[path = "kill/way.rs"]
+mod way;
 #[path = "kill/world.rs"]
 mod world;
 
 use cases::{CASES, Case, Pace};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use step::{Board, Memory, Stepped, Victim, is_sleep};
+use step::{Board, Victim};
+use way::{Speed, Way, bind_to, explore};
 use world::{Death, Recovery, run_anywhere};
-
-/// What is known of an operation after one went through it to its end.
-struct Way {
-    /// How many instructions.
-    len: usize,
-    /// After which ones shared memory had changed.
-    changes: Vec<usize>,
-    /// Before which ones a system call was due.
-    calls: Vec<usize>,
-    /// At which ones it slept.
-    sleeps: Vec<usize>,
-    /// Where the instruction stands that is due after so many.
-    addresses: Vec<u64>,
-    /// After how many an instruction was due for the first time; a breakpoint on it leads just there.
-    first_visits: Vec<usize>,
-}
-
-impl Way {
-    /// How many instructions behind the last one that a breakpoint leads to.
-    fn past_first_visit(&self, point: usize) -> usize {
-        let before = self.first_visits.partition_point(|visit| *visit <= point);
-        point - before.checked_sub(1).map_or(0, |last| self.first_visits[last])
-    }
-
-    /// Leads a victim that has done `from` instructions on to `to`, or to its end. Returns how many it has done then.
-    fn lead(&self, victim: &mut Victim, board: &Board, from: usize, to: usize) -> usize {
-        let visit = to - self.past_first_visit(to);
-        let mut at = from;
-        if visit > from {
-            if !victim.run_to(self.addresses[visit]) {
-                return self.len;
-            }
-            at = visit;
-        }
-        while at < to && !board.is_done() {
-            victim.step();
-            at += 1;
-        }
-        at
-    }
-}
 
 /// One line of the table.
 struct Row {
@@ -74,65 +37,6 @@ struct Row {
     tried: usize,
     len: usize,
     recoveries: Vec<Recovery>,
-}
-
-/// Leads a victim through the whole operation, and checks that all is well when nobody dies before the end.
-fn explore(case: &Case, processor: usize) -> (Way, Recovery) {
-    bind_to(processor);
-    let mut scene = case.rehearsal.unwrap_or(case.scene)();
-    let board = Board::new();
-    let mut victim = Victim::new(&board, std::mem::replace(&mut scene.victim, Box::new(|_| ())));
-    let name = scene.name();
-    let mut way = Way {
-        len: 0,
-        changes: Vec::new(),
-        calls: Vec::new(),
-        sleeps: Vec::new(),
-        addresses: Vec::new(),
-        first_visits: Vec::new(),
-    };
-    let mut visited = HashSet::new();
-    let mut memory: Option<Memory> = None;
-    loop {
-        if let (Some(meanwhile), Some(world)) = (&mut scene.meanwhile, &mut scene.world) {
-            meanwhile(world, way.len);
-        }
-        let memory = memory.get_or_insert_with(|| Memory::of(&name));
-        if board.is_done() {
-            break;
-        }
-        let (address, call) = victim.next();
-        if visited.insert(address) {
-            way.first_visits.push(way.len);
-        }
-        way.addresses.push(address);
-        if call.is_some() {
-            way.calls.push(way.len);
-        }
-        // Led step by step, it may come too late for its own short sleep; it is woken all the same.
-        let stepped = victim.step_or_sleep(call);
-        if call.is_some_and(is_sleep)
-            && let (Some(wake), Some(world)) = (&mut scene.when_asleep, &mut scene.world)
-        {
-            way.sleeps.push(way.len);
-            wake(world);
-        }
-        if stepped == Stepped::Asleep {
-            victim.finish_step();
-        }
-        way.len += 1;
-        if memory.has_changed() {
-            way.changes.push(way.len);
-        }
-    }
-    let death = Death {
-        at: Instant::now(),
-        committed: board.how_many_committed(),
-        instruction: way.len,
-    };
-    victim.kill();
-    victim.reap();
-    (way, scene.survivors_check(&death))
 }
 
 /// Where to kill: after how many instructions.
@@ -168,6 +72,15 @@ fn points(case: &Case, way: &Way, is_everywhere: bool) -> Vec<usize> {
 
 /// Kills a victim after `point` instructions, and checks the world. Every other one stays unreaped meanwhile.
 fn kill_at(case: &Case, way: &Way, point: usize, processor: usize) -> Recovery {
+    let in_one_try = |speed| try_to_kill_at(case, way, point, processor, speed);
+    // At full speed it may miss the place and end before; then again, and in the end step by step.
+    (in_one_try(Speed::Full))
+        .or_else(|| in_one_try(Speed::Full))
+        .or_else(|| in_one_try(Speed::Steps))
+        .expect("step by step nobody goes past the end")
+}
+
+fn try_to_kill_at(case: &Case, way: &Way, point: usize, processor: usize, speed: Speed) -> Option<Recovery> {
     bind_to(processor);
     let mut scene = (case.scene)();
     let board = Board::new();
@@ -179,13 +92,13 @@ fn kill_at(case: &Case, way: &Way, point: usize, processor: usize) -> Recovery {
         }
         // Led to each sleep before, and woken from it.
         for sleep in way.sleeps.iter().filter(|sleep| **sleep < point) {
-            at = way.lead(&mut victim, &board, at, *sleep);
+            at = way.lead(&mut victim, &board, at, *sleep, speed);
             if let (Some(wake), Some(world)) = (&mut scene.when_asleep, &mut scene.world) {
                 wake(world);
             }
         }
         if !board.is_done() {
-            at = way.lead(&mut victim, &board, at, point);
+            at = way.lead(&mut victim, &board, at, point, speed);
         }
         if way.sleeps.contains(&point) && !board.is_done() {
             victim.fall_asleep();
@@ -208,13 +121,15 @@ fn kill_at(case: &Case, way: &Way, point: usize, processor: usize) -> Recovery {
         committed: board.how_many_committed(),
         instruction: at,
     };
+    let has_ended = victim.has_ended();
     victim.kill();
-    if point % 2 == 0 {
+    let stays_unreaped = point % 2 == 1;
+    if !stays_unreaped {
         victim.reap();
     }
     let recovery = scene.survivors_check(&death);
     drop(victim);
-    recovery
+    (!has_ended).then_some(recovery)
 }
 
 fn run(case: &'static Case, is_everywhere: bool, processor: usize) -> Row {
@@ -301,23 +216,4 @@ fn whoever_is_killed_at_whatever_instruction_the_others_go_on() {
     let table = table(&rows);
     println!("{table}");
     std::fs::write(concat!(env!("CARGO_TARGET_TMPDIR"), "/kill-table.md"), table).expect("the target folder");
-}
-
-/// Keeps this thread, and the victims that it forks, on one processor: a step is a switch between the two, which is
-/// several times faster there.
-fn bind_to(processor: usize) {
-    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-    use nix::unistd::Pid;
-    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else {
-        return;
-    };
-    let nth = (0..CpuSet::count())
-        .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
-        .nth(processor);
-    let mut one = CpuSet::new();
-    if let Some(cpu) = nth
-        && one.set(cpu).is_ok()
-    {
-        let _ = sched_setaffinity(Pid::from_raw(0), &one);
-    }
 }

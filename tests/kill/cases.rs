@@ -36,7 +36,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    fn new(world: World, victim: impl FnOnce(&Board) + 'static) -> Scene {
+    pub fn new(world: World, victim: impl FnOnce(&Board) + 'static) -> Scene {
         Scene {
             world: Some(world),
             victim: Box::new(victim),

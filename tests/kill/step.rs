@@ -232,6 +232,19 @@ impl Victim {
         }
     }
 
+    /// Whether it has run to its end.
+    pub fn has_ended(&self) -> bool {
+        self.is_reaped
+    }
+
+    /// Lets it run to its end, and checks that it ended well.
+    pub fn run_to_the_end(mut self) {
+        ptrace::cont(self.pid, None).expect("cont");
+        let status = waitpid(self.pid, None).expect("waitpid");
+        self.is_reaped = matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..));
+        assert_eq!(status, WaitStatus::Exited(self.pid, 0), "the led child failed");
+    }
+
     /// Kills it, and does not reap it.
     pub fn kill(&self) {
         if !self.is_reaped {
