@@ -41,6 +41,9 @@ impl Membership {
         if forgotten != 0 {
             self.ring.abort_reservation_of(self.slot, forgotten - 1);
         }
+        // As before an append: who is asleep wakes, finds the record reserved and naps from then on, so that nothing depends
+        // on the ring of a commit, whose process may die before it.
+        self.ring.ring_for(std::iter::once(kind));
         // Before the head: a gravedigger must find the reservation that he sees.
         self.line()
             .cursor
@@ -113,9 +116,6 @@ impl Membership {
             body_len: len,
         }
         .bits(position);
-        // First: a reader that fell asleep before the reserving finds the record reserved now and naps, also if this process
-        // dies before it rings again.
-        self.ring.ring_for_all();
         // Release: as the store in `publish`. A failure means that somebody aborted the record.
         let committed =
             segment
