@@ -64,6 +64,7 @@ pub(crate) enum Deadline {
 }
 
 impl Deadline {
+    #[inline]
     pub(crate) fn of(wait: Wait) -> Self {
         match wait {
             Wait::Never => Deadline::Now,

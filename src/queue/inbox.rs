@@ -346,6 +346,7 @@ impl Inbox {
         self.count_popped(found.body_len as usize);
     }
 
+    #[inline]
     fn count_popped(&self, bytes: usize) {
         self.count(|line| &line.popped, 1);
         self.count(|line| &line.popped_bytes, bytes as u64);

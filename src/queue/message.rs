@@ -19,6 +19,7 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    #[inline]
     pub(super) fn new(words: Cow<'a, [u64]>, found: Found) -> Self {
         debug_assert_eq!(words.len(), found.words());
         Message { words, found }
@@ -29,6 +30,7 @@ impl<'a> Message<'a> {
         self.found.end.wrapping_sub(self.found.position)
     }
 
+    #[inline]
     fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.words)
     }
@@ -55,6 +57,7 @@ impl<'a> Message<'a> {
     }
 
     /// The body.
+    #[inline]
     pub fn body(&self) -> &[u8] {
         &self.bytes()[self.found.body_at()..][..self.found.body_len as usize]
     }
@@ -164,6 +167,7 @@ impl Buffer {
     }
 
     /// The first `words` words, whatever they hold.
+    #[inline]
     pub(super) fn get(&mut self, words: usize) -> &mut [u64] {
         if self.words.len() < words {
             self.words.resize(words, 0);

@@ -102,10 +102,12 @@ impl Screen {
     }
 
     /// Whether there is anything to compare names with.
+    #[inline]
     pub(super) fn looks_at_names(&self) -> bool {
         !(self.senders.is_empty() && self.kinds.is_empty())
     }
 
+    #[inline]
     pub(super) fn hears_own(&self) -> bool {
         self.hears_own
     }
@@ -115,6 +117,7 @@ impl Screen {
     }
 
     /// Whether it was changed since the last call.
+    #[inline]
     pub(super) fn take_change(&mut self) -> bool {
         std::mem::take(&mut self.is_changed)
     }

@@ -25,8 +25,12 @@ pub(crate) fn no_backlog() -> Result<bool> {
     Ok(false)
 }
 
+/// Sender and kind of this many bytes together are short.
+const SHORT_NAMES: usize = 32;
+
 impl Membership {
     /// Bytes that a record of this member takes in the ring, or why there cannot be such a record.
+    #[inline]
     pub(super) fn size_of(&self, kind: &[u8], body_len: usize) -> Result<u64> {
         if kind.len() > MAX_KIND {
             return Err(Error::TooLong {
@@ -51,6 +55,7 @@ impl Membership {
         Ok(size)
     }
 
+    #[inline]
     fn check_size(&self, len: u64) -> Result<()> {
         let max = self.ring.segment.geometry.max_record();
         if len > max {
@@ -210,15 +215,26 @@ impl Membership {
         segment.word(position, TIME).store(time, Ordering::Relaxed);
         if kind.is_empty() {
             segment.copy_in(position, RECORD_HEADER, sender);
+        } else if sender.len() + kind.len() <= SHORT_NAMES {
+            // Nearly always; and clearing the whole buffer would cost more than all the rest.
+            self.write_names(&mut [0; SHORT_NAMES], position, kind);
         } else {
-            let mut names = [0; MAX_SENDER + MAX_KIND];
-            names[..sender.len()].copy_from_slice(sender);
-            names[sender.len()..][..kind.len()].copy_from_slice(kind);
-            segment.copy_in(position, RECORD_HEADER, &names[..sender.len() + kind.len()]);
+            self.write_names(&mut [0; MAX_SENDER + MAX_KIND], position, kind);
         }
     }
 
+    #[inline]
+    fn write_names(&self, buffer: &mut [u8], position: u64, kind: &[u8]) {
+        let sender = self.sender.as_bytes();
+        let names = &mut buffer[..sender.len() + kind.len()];
+        let (to_sender, to_kind) = names.split_at_mut(sender.len());
+        to_sender.copy_from_slice(sender);
+        to_kind.copy_from_slice(kind);
+        self.ring.segment.copy_in(position, RECORD_HEADER, names);
+    }
+
     /// The time for a record, if this queue's records carry it.
+    #[inline]
     pub(super) fn time(&self) -> u64 {
         if self.ring.segment.geometry.timestamps {
             now_nanos()

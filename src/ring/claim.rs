@@ -74,15 +74,18 @@ impl Word {
     }
 
     /// Who is appending or about to.
+    #[inline]
     pub(crate) fn holder(self) -> Option<u16> {
         self.slot_at(HOLDER_SHIFT)
     }
 
     /// Who appends without taking the claim anew.
+    #[inline]
     pub(crate) fn keeper(self) -> Option<u16> {
         self.slot_at(KEEPER_SHIFT)
     }
 
+    #[inline]
     fn slot_at(self, shift: u32) -> Option<u16> {
         match (self.0 >> shift) & SLOT_MASK {
             0 => None,
@@ -101,6 +104,7 @@ impl Word {
     }
 
     /// The position in full. `near` is one at most 2^42 bytes away.
+    #[inline]
     pub(crate) fn position(self, near: u64) -> u64 {
         let near = near / GRANULE;
         let difference = (self.0 >> POSITION_SHIFT).wrapping_sub(near);
@@ -399,6 +403,7 @@ impl Drop for Claim<'_> {
 }
 
 impl Claim<'_> {
+    #[inline]
     fn is_kept(&self) -> bool {
         self.word.holder().is_none()
     }

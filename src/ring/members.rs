@@ -114,6 +114,8 @@ pub(crate) struct Membership {
     pub(crate) slot: u16,
     pub(crate) generation: u32,
     pub(crate) sender: Arc<str>,
+    /// The state word of the slot while this member is an active one.
+    active: u64,
     pub(super) keeping: Keeping,
     role: Role,
     /// [`fork::generation`] of the process that joined.
@@ -193,6 +195,12 @@ impl Ring {
             slot,
             generation,
             sender: sender.into(),
+            active: SlotState {
+                stage: Stage::Active,
+                role: Some(role),
+                generation,
+            }
+            .bits(),
             keeping: Keeping::new(),
             role,
             born: fork::generation(),
@@ -330,13 +338,8 @@ impl Ring {
                 control.limits.gate.store(position, Ordering::Relaxed);
             }
         }
-        let active = SlotState {
-            stage: Stage::Active,
-            role: Some(who.role),
-            generation: who.generation,
-        };
         // Release: pairs with `slot_state`; the cursor is in place before it counts.
-        identity.state.store(active.bits(), Ordering::Release);
+        identity.state.store(who.active, Ordering::Release);
         let sequence = self.segment.word(position, SEQUENCE).load(Ordering::Relaxed);
         drop(claim);
         Ok(Beginning { position, sequence })
@@ -479,22 +482,32 @@ impl Membership {
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         if self.born != fork::generation() {
-            return Err(Error::Forked {
-                queue: self.ring.segment.name.clone(),
-            });
+            return Err(self.forked());
         }
         self.check_not_evicted()
     }
 
     #[inline]
     pub(crate) fn check_not_evicted(&self) -> Result<()> {
-        let state = self.ring.slot_state(self.slot);
-        if state.stage != Stage::Active || state.generation != self.generation {
-            return Err(Error::Evicted {
-                queue: self.ring.segment.name.clone(),
-            });
+        // Acquire: as in `slot_state`.
+        if self.line().identity.state.load(Ordering::Acquire) == self.active {
+            return Ok(());
         }
-        Ok(())
+        Err(self.evicted())
+    }
+
+    #[cold]
+    fn evicted(&self) -> Error {
+        Error::Evicted {
+            queue: self.ring.segment.name.clone(),
+        }
+    }
+
+    #[cold]
+    fn forked(&self) -> Error {
+        Error::Forked {
+            queue: self.ring.segment.name.clone(),
+        }
     }
 
     /// False in a child that inherited this handle.
@@ -503,11 +516,13 @@ impl Membership {
     }
 
     /// This member's slot.
+    #[inline]
     pub(crate) fn line(&self) -> &Slot {
         self.ring.segment.slot(self.slot)
     }
 
     /// Whether a record was appended by this member.
+    #[inline]
     pub(crate) fn is_mine(&self, slot: u16, generation: u32) -> bool {
         slot == self.slot && generation == self.generation
     }

@@ -35,12 +35,14 @@ pub(crate) struct Found {
 
 impl Found {
     /// 64-bit words from the sender to the end of the body.
+    #[inline]
     pub(crate) fn words(&self) -> usize {
         let bytes = record::body_offset(self.origin.names_len()) - RECORD_HEADER + u64::from(self.body_len);
         bytes.div_ceil(8) as usize
     }
 
     /// Where in these the body begins, in bytes.
+    #[inline]
     pub(crate) fn body_at(&self) -> usize {
         (record::body_offset(self.origin.names_len()) - RECORD_HEADER) as usize
     }
@@ -98,6 +100,7 @@ impl Ring {
     }
 
     /// Whether nobody can have begun to overwrite the record at `position` before what was just read from it.
+    #[inline]
     pub(crate) fn is_still_whole(&self, position: u64) -> bool {
         // Pairs with the Release fence in `room::raise_intent`.
         fence(Ordering::Acquire);

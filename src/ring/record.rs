@@ -40,11 +40,13 @@ pub(crate) struct Head {
 
 impl Head {
     /// The word for a record at `position`.
+    #[inline]
     pub(crate) fn bits(self, position: u64) -> u64 {
         u64::from(self.body_len) | (tag(position) << 32) | ((self.state as u64) << 60)
     }
 
     /// Reads a word that is not 0. `None`: no record at `position` begins like this.
+    #[inline]
     pub(crate) fn from_bits(bits: u64, position: u64) -> Option<Self> {
         let state = match bits >> 60 {
             1 => State::Message,
@@ -59,6 +61,7 @@ impl Head {
     }
 }
 
+#[inline]
 fn tag(position: u64) -> u64 {
     (position / GRANULE) & TAG_MASK
 }
@@ -73,6 +76,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    #[inline]
     pub(crate) fn bits(self) -> u64 {
         u64::from(self.kind_len)
             | u64::from(self.sender_len) << 8
@@ -80,6 +84,7 @@ impl Origin {
             | u64::from(self.generation) << 32
     }
 
+    #[inline]
     pub(crate) fn from_bits(bits: u64) -> Self {
         Origin {
             kind_len: bits as u8,
@@ -90,17 +95,20 @@ impl Origin {
     }
 
     /// Bytes of sender and kind together.
+    #[inline]
     pub(crate) fn names_len(self) -> u64 {
         u64::from(self.kind_len) + u64::from(self.sender_len)
     }
 }
 
 /// Offset of the body in a record whose sender and kind have `names_len` bytes together.
+#[inline]
 pub(crate) fn body_offset(names_len: u64) -> u64 {
     RECORD_HEADER + names_len.next_multiple_of(8)
 }
 
 /// Bytes that such a record takes in the ring.
+#[inline]
 pub(crate) fn size(names_len: u64, body_len: u64) -> u64 {
     (body_offset(names_len) + body_len).next_multiple_of(GRANULE)
 }

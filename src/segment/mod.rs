@@ -37,6 +37,7 @@ pub(crate) struct Geometry {
 
 impl Geometry {
     /// The largest record, everything included: all of the ring but the granule that marks its end.
+    #[inline]
     pub(crate) fn max_record(&self) -> u64 {
         self.capacity - GRANULE
     }
@@ -89,6 +90,7 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
+    #[inline]
     pub(crate) fn control(&self) -> &Control {
         // SAFETY: `backing` made the pointer from memory of at least that size and alignment that lives as long as self;
         // Control consists of atomics, for which any bytes are valid.
@@ -97,6 +99,7 @@ impl Segment {
 
     /// The slot with this number. Panics on a number that the geometry does not have: callers take it from a loop over the
     /// geometry or check it where it comes from shared memory.
+    #[inline]
     pub(crate) fn slot(&self, index: u16) -> &Slot {
         assert!(u32::from(index) < self.geometry.slots, "slot number outside the table");
         // SAFETY: the table has `geometry.slots` entries (checked against the file's length at open), and Slot consists of
@@ -105,6 +108,7 @@ impl Segment {
     }
 
     /// Offset of a position in the data part. Positions are multiples of the granule.
+    #[inline]
     fn offset(&self, position: u64) -> usize {
         debug_assert_eq!(position % GRANULE, 0);
         (position & (self.geometry.capacity - 1)) as usize
@@ -120,6 +124,7 @@ impl Segment {
 
     /// Pointer to byte `skip` of the record at `position`, good for `len` bytes. Panics where they would leave the data
     /// part, which the ring's own checks rule out first.
+    #[inline]
     fn bytes(&self, position: u64, skip: u64, len: u64) -> *mut u8 {
         let in_range = skip.checked_add(len).is_some_and(|end| end <= self.geometry.capacity);
         assert!(in_range, "record larger than its ring");
