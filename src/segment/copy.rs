@@ -62,6 +62,21 @@ impl Segment {
         }
     }
 
+    /// Asks the processor for the `count` cache lines from `position` on, to be written soon. Only a hint: it reads and changes
+    /// nothing that a program could see.
+    #[inline]
+    pub(crate) fn prefetch_for_write(&self, position: u64, count: usize) {
+        #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
+        for line in 0..count {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            let at = self.offset(position) + line * 64;
+            // SAFETY: the data part is twice the capacity long, so this is inside it; and a prefetch may be of any address.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.data.cast::<i8>().add(at).as_ptr()) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
+        let _ = (position, count);
+    }
+
     /// Pointer for a caller that promises to keep to the protocol itself: `len` bytes from byte `skip` of the record.
     pub(crate) fn raw(&self, position: u64, skip: u64, len: u64) -> *mut u8 {
         self.bytes(position, skip, len)
