@@ -91,7 +91,9 @@ impl Membership {
         self.finish_append(claim, position);
         // The lines behind the frontier are still in some reader's cache from the last lap. Fetched now, they are here when the
         // next message is written. Not the frontier's own: readers are looking at it.
-        self.ring.segment.prefetch_for_write(next.wrapping_add(GRANULE), PREFETCH);
+        self.ring
+            .segment
+            .prefetch_for_write(next.wrapping_add(GRANULE), PREFETCH);
         self.count(1, draft.body.len() as u64);
         Ok(position)
     }
@@ -170,8 +172,13 @@ impl Membership {
         relieve: Relieve<'_>,
     ) -> Result<Claim<'_>> {
         let ring = &*self.ring;
+        self.settle_forgotten();
+        // What was forgotten may have been all that was in the way.
+        let mut may_have_room = ring.slowest_now(short.frontier).position != short.slow.position;
         loop {
-            if short.slow.slot == Some(self.slot) {
+            if std::mem::take(&mut may_have_room) {
+                // Tried again at once.
+            } else if short.slow.slot == Some(self.slot) {
                 if !relieve()? {
                     let queue = ring.segment.name.clone();
                     return Err(Error::ReadFirst {

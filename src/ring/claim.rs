@@ -185,6 +185,9 @@ impl Ring {
                         }
                         // SeqCst: before the look at `busy`, as the keeper's store of `busy` is before its look at the word.
                         Some(keeper) => {
+                            if u32::from(keeper) >= self.segment.geometry.slots {
+                                return Err(self.corrupt("keeper of the claim", keeper.into()));
+                            }
                             let taken = word.compare_exchange(seen.0, mine.0, Ordering::SeqCst, Ordering::Relaxed);
                             if taken.is_ok() {
                                 return self.revoke(mine, keeper, slot, deadline);
@@ -229,9 +232,6 @@ impl Ring {
 
     /// Takes the claim from its keeper, beside whom the word already names `slot` as holder.
     fn revoke(&self, mine: Word, keeper: u16, slot: u16, deadline: &Deadline) -> Result<Claim<'_>> {
-        if u32::from(keeper) >= self.segment.geometry.slots {
-            return Err(self.corrupt("keeper of the claim", keeper.into()));
-        }
         let line = &self.segment.control().claim;
         let bell = &self.segment.control().turn.bell;
         if !barrier::heavy() {
@@ -356,7 +356,8 @@ impl Ring {
         let line = &self.segment.control().claim;
         let seen = Word(line.word.load(Ordering::Relaxed));
         if seen.keeper() == Some(slot) && seen.holder().is_none() {
-            let free = Word::free(self.base());
+            // An earlier member in this slot may have died as keeper, with a record published and not yet noted.
+            let free = Word::free(self.first_empty(self.base()));
             // A failure means that somebody has begun to revoke it.
             let _ = line
                 .word
@@ -515,6 +516,8 @@ impl Membership {
         {
             std::mem::forget(claim);
             self.keeping.word.store(kept.0, Ordering::Relaxed);
+            // From here on it counts the appends that keeping has made cheaper.
+            self.keeping.alone.store(0, Ordering::Relaxed);
         }
     }
 }

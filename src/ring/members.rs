@@ -426,7 +426,9 @@ impl Ring {
             return Ok(());
         }
         let claim = Word::from_bits(self.segment.control().claim.word.load(Ordering::Acquire));
-        if self.at_work(claim) == Some(slot) {
+        let is_busy_keeper =
+            claim.keeper() == Some(slot) && self.segment.slot(slot).cursor.busy.load(Ordering::Acquire) != 0;
+        if claim.holder() == Some(slot) || is_busy_keeper {
             // It may be writing this very moment; nobody is robbed while alive.
             return Err(Error::Busy {
                 queue: self.segment.name.clone(),
@@ -448,7 +450,7 @@ impl Ring {
         let reservation = self.segment.slot(slot).cursor.reservation.load(Ordering::Acquire);
         if reservation != 0 {
             // Readers may pass. Its room stays taken until the owner lets go: it may still be filling it.
-            self.abort_reservation_of(slot, reservation - 1);
+            self.abort_reservation_of(slot, generation, reservation - 1);
         }
         self.wake_writers();
         self.ring_for_all();

@@ -49,7 +49,7 @@ impl Ring {
         let line = &self.segment.slot(slot).cursor;
         let reservation = line.reservation.load(Ordering::Acquire);
         if reservation != 0 {
-            self.abort_reservation_of(slot, reservation - 1);
+            self.abort_reservation_of(slot, self.slot_state(slot).generation, reservation - 1);
             line.reservation.store(0, Ordering::Release);
         }
         let state = self.slot_state(slot);
@@ -127,11 +127,11 @@ impl Ring {
 
     /// Aborts the record at `position` if it is still this slot's reservation. The slot may have been marked as having one
     /// before the record was published, so the record is asked whose it is.
-    pub(super) fn abort_reservation_of(&self, slot: u16, position: u64) {
+    pub(super) fn abort_reservation_of(&self, slot: u16, generation: u32, position: u64) {
         let position = position & !(crate::segment::layout::GRANULE - 1);
         let bits = self.segment.word(position, HEAD).load(Ordering::Acquire);
         let origin = Origin::from_bits(self.segment.word(position, ORIGIN).load(Ordering::Relaxed));
-        if origin.slot == slot {
+        if origin.slot == slot && origin.generation == generation {
             self.abort(position, bits);
         }
     }

@@ -33,14 +33,10 @@ impl Membership {
     ) -> Result<Reserved> {
         self.check()?;
         let size = self.size_of(kind, len)?;
+        self.settle_forgotten();
         let mut claim = self.claim_with_room(size, deadline, relieve)?;
         let segment = &self.ring.segment;
         let position = claim.position;
-        // One that was forgotten without being dropped: nobody can finish it any more.
-        let forgotten = self.line().cursor.reservation.load(Ordering::Relaxed);
-        if forgotten != 0 {
-            self.ring.abort_reservation_of(self.slot, forgotten - 1);
-        }
         // As before an append: who is asleep wakes, finds the record reserved and naps from then on, so that nothing depends
         // on the ring of a commit, whose process may die before it.
         self.ring.ring_for(std::iter::once(kind));
@@ -144,6 +140,17 @@ impl Membership {
             self.ring.abort(reserved.position, seen);
         }
         self.let_reservation_go();
+    }
+
+    /// Aborts a reservation of this member that was forgotten without being dropped: nobody can finish it any more. (This
+    /// member has one at a time, so at the beginning of a call it has none.)
+    pub(super) fn settle_forgotten(&self) {
+        let forgotten = self.line().cursor.reservation.load(Ordering::Relaxed);
+        if forgotten != 0 {
+            self.ring
+                .abort_reservation_of(self.slot, self.generation, forgotten - 1);
+            self.let_reservation_go();
+        }
     }
 
     fn let_reservation_go(&self) {

@@ -57,9 +57,10 @@ fn open_files() -> std::sync::MutexGuard<'static, Vec<Arc<SharedFile>>> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The one handle on a file that a segment keeps. Dropping the last one of a file closes its descriptors.
+/// The one handle on a file that a segment keeps. Dropping the last one of a file closes its descriptors. `None` only at the
+/// very end of the drop.
 #[derive(Debug)]
-pub(crate) struct FileHandle(Arc<SharedFile>);
+pub(crate) struct FileHandle(Option<Arc<SharedFile>>);
 
 impl FileHandle {
     /// For a file made just now.
@@ -80,7 +81,7 @@ impl FileHandle {
         if let Some(known) = known
             && known.usable(writable)
         {
-            return Ok(FileHandle(known));
+            return Ok(FileHandle(Some(known)));
         }
         let file = files::open_existing(path, writable)?;
         // The name may have been given to another file meanwhile, so ask the descriptor.
@@ -109,16 +110,20 @@ impl FileHandle {
         if let Err(second) = place.set(file) {
             shared.spare.lock().unwrap_or_else(PoisonError::into_inner).push(second);
         }
-        FileHandle(shared)
+        FileHandle(Some(shared))
+    }
+
+    fn shared(&self) -> &SharedFile {
+        self.0.as_ref().expect("only its drop takes it")
     }
 
     /// Any descriptor of the file: the writable one where there is one.
     pub(crate) fn descriptor(&self) -> &OwnedFd {
-        self.0.descriptor()
+        self.shared().descriptor()
     }
 
     pub(crate) fn id(&self) -> FileId {
-        self.0.id
+        self.shared().id
     }
 
     /// Another handle on the same file.
@@ -131,10 +136,10 @@ impl FileHandle {
     pub(crate) fn note_mapping(&self, address: usize) {
         // Also because a child forked in the middle of a `set` would wait for it for ever.
         let _one_at_a_time = fork::exclusive();
-        if self.0.mapped_as.get().is_none()
+        if self.shared().mapped_as.get().is_none()
             && let Some(name) = process::name_of_mapping(address)
         {
-            let _ = self.0.mapped_as.set(name);
+            let _ = self.shared().mapped_as.set(name);
         }
     }
 }
@@ -142,11 +147,13 @@ impl FileHandle {
 impl Drop for FileHandle {
     fn drop(&mut self) {
         let _one_at_a_time = fork::exclusive();
-        let mut open = open_files();
+        let Some(file) = self.0.take() else { return };
         // This handle and the list: nobody else.
-        if Arc::strong_count(&self.0) == 2 {
-            open.retain(|f| f.id != self.0.id);
+        if Arc::strong_count(&file) == 2 {
+            open_files().retain(|f| f.id != file.id);
         }
+        // Closed before anybody else of this process may open the file anew: closing it later would take their locks.
+        drop(file);
     }
 }
 
@@ -201,7 +208,7 @@ impl Presence {
 
     fn held(&self) -> &Held {
         match self {
-            Presence::File(file) => &file.0.held,
+            Presence::File(file) => &file.shared().held,
             Presence::Process(slots) => &slots.0,
         }
     }
@@ -264,7 +271,7 @@ impl Presence {
             Trace::Gone => false,
             // Hidden by a PID namespace, or no /proc: the lock alone decides.
             Trace::Unknown => false,
-            Trace::Runs => match &file.0.mapped_as.get() {
+            Trace::Runs => match file.shared().mapped_as.get() {
                 // Not allowed to look: rather wait for somebody than rob him.
                 Some(name) => process::maps_file(whom.pid, name).unwrap_or(true),
                 None => true,
