@@ -97,19 +97,33 @@ pub struct Child {
     is_reaped: bool,
 }
 
+/// Sees to it that a panic in a child is heard: the test harness would keep the words to itself. Done in the parent, since setting a
+/// hook takes a lock that a child may inherit locked, from a thread that is just panicking.
+fn let_children_speak() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let (parent, usual) = (std::process::id(), std::panic::take_hook());
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::process::id() == parent {
+                usual(panic);
+            } else {
+                let words = format!("in a child: {panic}\n");
+                let _ = std::io::Write::write_all(&mut std::io::stderr(), words.as_bytes());
+            }
+        }));
+    });
+}
+
 /// Forks a child that runs `body` and exits with what it returns: 0 for fine. A panic exits with 101, and a child that is still
 /// there after a minute is ended by an alarm.
 pub fn forked(body: impl FnOnce() -> i32) -> Child {
+    let_children_speak();
     // SAFETY: the child runs only this closure and `_exit`s; the test harness's other threads do not exist in it, and the
     // allocator is usable in a child by glibc's own fork handlers.
     match unsafe { fork() }.expect("fork") {
         ForkResult::Child => {
             // SAFETY: a plain system call.
             unsafe { nix::libc::alarm(60) };
-            // Not through the test harness, which would keep the words to itself.
-            std::panic::set_hook(Box::new(|panic| {
-                let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("in a child: {panic}\n").as_bytes());
-            }));
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
             // SAFETY: leaves without running the parent's destructors.
             unsafe { nix::libc::_exit(code) }
