@@ -110,6 +110,8 @@ const fn rehearsed(name: &'static str, scene: fn() -> Scene, rehearsal: fn() -> 
 
 pub const CASES: &[Case] = &[
     core("append", append),
+    steady("append by the claim's keeper", append_as_keeper),
+    steady("append that revokes a kept claim", append_revoking),
     steady("append over the ring's end", append_over_the_end),
     steady("append a batch of three", append_batch),
     steady("append, one writer only", append_single_writer),
@@ -179,6 +181,39 @@ fn appends(world: World, len: usize) -> Scene {
         board.committed(1);
         board.end();
     })
+}
+
+/// More appends in a row than it takes to keep the claim.
+const UNTIL_KEPT: u32 = 24;
+
+fn append_as_keeper() -> Scene {
+    let world = World::new(&options().capacity(1 << 14));
+    let queue = world.queue.clone();
+    Scene::new(world, move |board| {
+        let mut me = queue.writer("victim").expect("a writer");
+        for number in 0..UNTIL_KEPT {
+            me.append("news", &body(number, 40), LONG).expect("append");
+        }
+        board.committed(UNTIL_KEPT);
+        let body = body(UNTIL_KEPT, 40);
+        board.begin();
+        me.append("news", &body, LONG).expect("append");
+        board.committed(UNTIL_KEPT + 1);
+        board.end();
+    })
+}
+
+fn append_revoking() -> Scene {
+    let mut scene = appends(World::new(&options().capacity(1 << 14)), 40);
+    // After the victim has joined, which would revoke it.
+    scene.meanwhile = Some(Box::new(|world, step| {
+        if step == 0 {
+            for _ in 0..UNTIL_KEPT {
+                world.send(20).expect("append");
+            }
+        }
+    }));
+    scene
 }
 
 fn append() -> Scene {
