@@ -55,7 +55,7 @@ fn renew(word: &AtomicU64) -> u64 {
 #[cold]
 fn begin() -> u64 {
     #[cfg(not(any(loom, miri)))]
-    // SAFETY: the three handlers are `extern "C"` functions that live as long as the program, touch only the lock above, and
+    // SAFETY: the handlers are `extern "C"` functions that live as long as the program, touch only the lock above, and
     // do not unwind.
     unsafe {
         nix::libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
