@@ -46,6 +46,7 @@
 #![warn(unreachable_pub)]
 
 mod error;
+pub mod line;
 mod queue;
 mod ring;
 mod segment;
