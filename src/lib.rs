@@ -45,6 +45,7 @@
 #![deny(missing_docs)]
 #![warn(unreachable_pub)]
 
+pub mod channel;
 mod error;
 pub mod line;
 mod queue;
