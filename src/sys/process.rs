@@ -5,6 +5,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+// Not the model's: nothing is ordered by these.
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A process, as another one in the same PID namespace can recognise it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +19,63 @@ pub(crate) struct Identity {
     pub(crate) namespace: u64,
 }
 
-/// The calling process.
+/// The calling process. `/proc` is asked once: nothing of this changes while a process lives.
 pub(crate) fn me() -> Identity {
-    Identity {
-        pid: std::process::id(),
-        start_time: stat(std::process::id()).map_or(0, |s| s.start_time),
+    static KNOWN: Known = Known::new();
+    let (pid, generation) = (std::process::id(), super::fork::generation());
+    if let Some(known) = KNOWN.get(pid, generation) {
+        return known;
+    }
+    let me = Identity {
+        pid,
+        start_time: stat(pid).map_or(0, |s| s.start_time),
         namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino()),
+    };
+    // Where `/proc` could not tell, it may be mounted yet.
+    if me.start_time != 0 && me.namespace != 0 {
+        KNOWN.set(me, generation);
+    }
+    me
+}
+
+/// What is known of this process. Not a lock, which a forked child might inherit locked: threads that find it out at the same time
+/// write the same.
+struct Known {
+    /// [`super::fork::generation`] of the process that this is about: a forked child is somebody else.
+    generation: AtomicU64,
+    pid: AtomicU64,
+    start_time: AtomicU64,
+    namespace: AtomicU64,
+}
+
+impl Known {
+    const fn new() -> Self {
+        const fn zero() -> AtomicU64 {
+            AtomicU64::new(0)
+        }
+        Known {
+            generation: zero(),
+            pid: zero(),
+            start_time: zero(),
+            namespace: zero(),
+        }
+    }
+
+    fn get(&self, pid: u32, generation: u64) -> Option<Identity> {
+        // Acquire: pairs with the Release in `set`, so the others are of this process too.
+        (self.generation.load(Ordering::Acquire) == generation && self.pid.load(Ordering::Relaxed) == u64::from(pid))
+            .then(|| Identity {
+                pid,
+                start_time: self.start_time.load(Ordering::Relaxed),
+                namespace: self.namespace.load(Ordering::Relaxed),
+            })
+    }
+
+    fn set(&self, me: Identity, generation: u64) {
+        self.pid.store(me.pid.into(), Ordering::Relaxed);
+        self.start_time.store(me.start_time, Ordering::Relaxed);
+        self.namespace.store(me.namespace, Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Release);
     }
 }
 
@@ -120,6 +173,27 @@ mod tests {
             ),
             Trace::Unknown
         );
+    }
+
+    #[test]
+    fn a_forked_child_is_not_taken_for_its_parent() {
+        let parent = me();
+        assert_eq!(me(), parent);
+        // SAFETY: the child calls only this module, which reads files and takes no lock, and leaves by `_exit`.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                let its = stat(std::process::id()).unwrap();
+                let is_right = me().pid == std::process::id() && me().pid != parent.pid && me() == me();
+                let is_right = is_right && me().start_time == its.start_time && me().namespace == parent.namespace;
+                // SAFETY: plain system call.
+                unsafe { nix::libc::_exit(i32::from(!is_right)) }
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+        assert_eq!(me(), parent);
     }
 
     #[test]
