@@ -105,6 +105,20 @@ fn an_append_to_a_full_queue_lasts_as_told() {
 }
 
 #[test]
+fn a_join_without_a_free_slot_does_not_sleep_unless_it_may_wait() {
+    over_every_backing(&Queue::options().capacity(4096).slots(1), |queue| {
+        let _only = queue.reader().unwrap();
+        let start = Instant::now();
+        for _ in 0..400 {
+            let joined = queue.joining().wait(Wait::Never).reader();
+            assert!(matches!(joined, Err(Error::NoSlot { slots: 1, .. })), "{joined:?}");
+        }
+        // One that looks again after a sleep takes 2 ms.
+        assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
+    });
+}
+
+#[test]
 fn what_can_be_done_at_once_needs_no_time() {
     over_every_backing(&Queue::options().capacity(4096), |queue| {
         let mut reader = queue.joining().wait(Wait::Never).reader().unwrap();

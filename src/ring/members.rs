@@ -188,7 +188,7 @@ impl Ring {
             });
         }
         self.check_process()?;
-        let (slot, generation) = self.take_slot(role, sender)?;
+        let (slot, generation) = self.take_slot(role, sender, deadline)?;
         // From here on dropping this gives the slot back.
         let membership = Membership {
             ring: self.clone(),
@@ -220,13 +220,16 @@ impl Ring {
     }
 
     /// Takes a free slot, or one of a dead member.
-    fn take_slot(&self, role: Role, sender: &str) -> Result<(u16, u32)> {
+    fn take_slot(&self, role: Role, sender: &str, deadline: &Deadline) -> Result<(u16, u32)> {
         for _ in 0..NO_SLOT_ROUNDS {
-            match self.try_take_slot(role, sender)? {
-                Some(taken) => return Ok(taken),
-                // A slot may be in a leaver's or a gravedigger's hand just now. Those are short moments.
-                None => std::thread::sleep(NO_SLOT_PAUSE),
+            if let Some(taken) = self.try_take_slot(role, sender)? {
+                return Ok(taken);
             }
+            if deadline.has_passed() {
+                break;
+            }
+            // A slot may be in a leaver's or a gravedigger's hand just now. Those are short moments.
+            std::thread::sleep(deadline.cap(NO_SLOT_PAUSE));
         }
         Err(Error::NoSlot {
             queue: self.segment.name.clone(),
