@@ -48,6 +48,9 @@ impl Found {
     }
 }
 
+/// How often the oldest record may be found overwritten and still the oldest.
+const SAME_OLDEST: u32 = 100;
+
 impl Ring {
     /// Looks at `position`, which must be the beginning of a record or the frontier.
     #[inline]
@@ -110,7 +113,8 @@ impl Ring {
 
     /// The oldest whole record: its position and sequence number.
     pub(crate) fn oldest(&self) -> Result<(u64, u64)> {
-        // Each try fails only if writers went on by a step of the intent meanwhile.
+        let (mut last, mut looks) = (None, 0);
+        // Each try fails only if writers went on by a step of the intent meanwhile, and then the oldest record is another one.
         for _ in 0..1000 {
             let position = self.segment.control().limits.oldest.load(Ordering::Acquire);
             if !position.is_multiple_of(crate::segment::layout::GRANULE) {
@@ -120,7 +124,16 @@ impl Ring {
             if self.is_still_whole(position) {
                 return Ok((position, sequence));
             }
-            crate::sys::atomic::yield_now();
+            if last.replace(position) != Some(position) {
+                looks = 0;
+                crate::sys::atomic::yield_now();
+            } else if looks < SAME_OLDEST {
+                // The writer's two stores may come here one by one.
+                looks += 1;
+                crate::sys::atomic::spin_hint();
+            } else {
+                break;
+            }
         }
         let at = self.segment.control().limits.oldest.load(Ordering::Relaxed);
         Err(self.corrupt("oldest record", at))
