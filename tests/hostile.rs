@@ -14,7 +14,6 @@ use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,13 +47,10 @@ fn patient() -> Watchdog {
 /// that failed.
 fn survives(what: &str, cases: impl Iterator<Item = (u64, Box<dyn FnOnce()>)>) {
     let current = SharedWord::new();
+    support::let_children_speak();
     // SAFETY: the child runs only the cases and `_exit`s; glibc's own fork handlers keep the allocator usable in it.
     match unsafe { fork() }.expect("fork") {
         ForkResult::Child => {
-            // Not through the test harness, which would keep the words to itself.
-            std::panic::set_hook(Box::new(|panic| {
-                let _ = std::io::stderr().write_all(format!("in a case: {panic}\n").as_bytes());
-            }));
             limit_memory();
             for (number, case) in cases {
                 current.get().store(number as u32, Ordering::SeqCst);
@@ -84,30 +80,45 @@ fn limit_memory() {
     setrlimit(Resource::RLIMIT_AS, limit, limit).expect("a lower limit");
 }
 
-fn seeded(first: u64, count: u64, folder: &Path) -> impl Iterator<Item = (u64, Box<dyn FnOnce()>)> {
+fn seeded(
+    first: u64,
+    count: u64,
+    run: impl Fn(&[u8]) + Clone + 'static,
+) -> impl Iterator<Item = (u64, Box<dyn FnOnce()>)> {
     (first..first + count).map(move |seed| {
-        let folder = folder.to_owned();
+        let run = run.clone();
         let case = move || {
             let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
             let len = 20 + (dice.roll() >> 40) as usize % 500;
-            case::run(&dice.bytes(len), &folder);
+            run(&dice.bytes(len));
         };
         (seed, Box::new(case) as Box<dyn FnOnce()>)
     })
+}
+
+fn in_folder(folder: &Path) -> impl Fn(&[u8]) + Clone + use<> {
+    let folder = folder.to_owned();
+    move |input| case::run(input, &folder)
 }
 
 #[test]
 fn any_bytes_and_any_calls_end_in_an_answer() {
     let _watchdog = patient();
     let folder = folder("hostile");
-    survives("seeds 1 to 1500", seeded(1, 1500, &folder.0));
+    survives("seeds 1 to 1500", seeded(1, 1500, in_folder(&folder.0)));
 }
 
 #[test]
 fn any_bytes_and_any_calls_end_in_an_answer_with_other_dice() {
     let _watchdog = patient();
     let folder = folder("hostile");
-    survives("seeds 10001 to 11500", seeded(10_001, 1500, &folder.0));
+    survives("seeds 10001 to 11500", seeded(10_001, 1500, in_folder(&folder.0)));
+}
+
+#[test]
+fn any_bytes_on_the_heap_and_any_calls_end_in_an_answer() {
+    let _watchdog = patient();
+    survives("seeds 20001 to 24000", seeded(20_001, 4000, case::run_on_heap));
 }
 
 #[test]
@@ -125,7 +136,9 @@ fn inputs_that_once_failed_are_answered() {
         let folder = folder.0.clone();
         let case = move || {
             eprintln!("case {number} is {}", path.display());
-            case::run(&std::fs::read(&path).unwrap(), &folder);
+            let input = std::fs::read(&path).unwrap();
+            case::run(&input, &folder);
+            case::run_on_heap(&input);
         };
         (number, Box::new(case) as Box<dyn FnOnce()>)
     });

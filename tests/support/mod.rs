@@ -99,7 +99,7 @@ pub struct Child {
 
 /// Sees to it that a panic in a child is heard: the test harness would keep the words to itself. Done in the parent, since setting a
 /// hook takes a lock that a child may inherit locked, from a thread that is just panicking.
-fn let_children_speak() {
+pub fn let_children_speak() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let (parent, usual) = (std::process::id(), std::panic::take_hook());
