@@ -3,11 +3,11 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
-use support::{Named, SharedWord, eventually, forked, minute, named, over_every_backing, over_every_shared_backing};
+use support::{
+    Named, SharedWord, eventually, forked, minute, named, over_every_backing, over_every_shared_backing,
+    set_claim_holder,
+};
 use syncq::{Error, Member, MemberId, Queue, Reader, Wait, Writer};
 
 const A_MOMENT: Duration = Duration::from_millis(30);
@@ -336,26 +336,6 @@ fn a_stopped_reader_delays_others_for_their_own_time_and_finds_everything() {
         child.signal(Signal::SIGCONT);
         child.must_succeed();
     });
-}
-
-/// Where the claim word is in the file, and where in it the holder: see `docs/segment-format.md`.
-const CLAIM_WORD: u64 = 512;
-const HOLDER_SHIFT: u32 = 1;
-
-/// Has a child write into the file that the member in slot `holder` has the claim (or nobody has), as if it were in the middle
-/// of an append. Not this process: closing the file would cost it its locks.
-fn set_claim_holder(path: &Path, holder: Option<u16>) {
-    forked(|| {
-        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-        let mut word = [0; 8];
-        file.read_exact_at(&mut word, CLAIM_WORD).unwrap();
-        let position = u64::from_le_bytes(word) >> 27 << 27;
-        let holder = holder.map_or(0, |slot| u64::from(slot) + 1) << HOLDER_SHIFT;
-        file.write_all_at(&(position | holder).to_le_bytes(), CLAIM_WORD)
-            .unwrap();
-        0
-    })
-    .must_succeed();
 }
 
 /// A queue in which a live member is in the middle of an append.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Identity {
     /// Process number, as the process itself sees it.
     pub(crate) pid: u32,
-    /// When it started, in clock ticks since boot; 0 where `/proc` could not tell.
+    /// When it started, in clock ticks since boot; 0 where `/proc` could not tell, or is that of another PID namespace.
     pub(crate) start_time: u64,
     /// The inode of its PID namespace; 0 where `/proc` could not tell.
     pub(crate) namespace: u64,
@@ -28,7 +28,11 @@ pub(crate) fn me() -> Identity {
     }
     let me = Identity {
         pid,
-        start_time: stat(pid).map_or(0, |s| s.start_time),
+        start_time: if numbers_are_ours(pid) {
+            stat(pid).map_or(0, |s| s.start_time)
+        } else {
+            0
+        },
         namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino()),
     };
     // Where `/proc` could not tell, it may be mounted yet.
@@ -36,6 +40,12 @@ pub(crate) fn me() -> Identity {
         KNOWN.set(me, generation);
     }
     me
+}
+
+/// Whether the numbers in `/proc` are those of this process's PID namespace. Where another one's `/proc` is mounted, they are other
+/// processes'.
+fn numbers_are_ours(pid: u32) -> bool {
+    fs::read_link("/proc/self").is_ok_and(|it| it.to_str() == Some(&pid.to_string()))
 }
 
 /// What is known of this process. Not a lock, which a forked child might inherit locked: threads that find it out at the same time

@@ -5,7 +5,9 @@
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -223,4 +225,24 @@ impl SharedWord {
     pub fn raise(&self) {
         self.get().fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// Where the claim word is in the file, and where in it the holder: see `docs/segment-format.md`.
+const CLAIM_WORD: u64 = 512;
+const HOLDER_SHIFT: u32 = 1;
+
+/// Has a child write into the file that the member in slot `holder` has the claim (or nobody has), as if it were in the middle
+/// of an append. Not this process: closing the file would cost it its locks.
+pub fn set_claim_holder(path: &Path, holder: Option<u16>) {
+    forked(|| {
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut word = [0; 8];
+        file.read_exact_at(&mut word, CLAIM_WORD).unwrap();
+        let position = u64::from_le_bytes(word) >> 27 << 27;
+        let holder = holder.map_or(0, |slot| u64::from(slot) + 1) << HOLDER_SHIFT;
+        file.write_all_at(&(position | holder).to_le_bytes(), CLAIM_WORD)
+            .unwrap();
+        0
+    })
+    .must_succeed();
 }
