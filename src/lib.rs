@@ -56,8 +56,8 @@ mod wait;
 
 pub use error::{Error, Full, Result, Slowest};
 pub use queue::{
-    Buffer, Drain, Guard, Joining, Member, MemberId, MemberInfo, Message, Messages, Observer, Overflow, Queue,
-    QueueOptions, Reader, Reservation, Screen, Stats, Writer,
+    Buffer, Doorbell, Drain, Guard, Joining, Member, MemberId, MemberInfo, Message, Messages, Observer, Overflow,
+    Queue, QueueOptions, Reader, Reservation, Screen, Stats, Writer,
 };
 pub use ring::members::{Role, Start};
 pub use wait::Wait;

@@ -1,5 +1,6 @@
 //! The reading half that members, readers and observers share: a place in the queue, a screen, and a buffer.
 
+use super::doorbell::Doorbell;
 use super::guard::Guard;
 use super::info::MemberId;
 use super::message::{Buffer, Message};
@@ -406,6 +407,43 @@ impl Inbox {
         self.home_bytes -= message.size_in_ring();
         self.count_popped(message.body().len());
         Some(message)
+    }
+
+    /// See [`Reader::arm_to_read`](crate::Reader::arm_to_read).
+    pub(super) fn arm(&mut self, doorbell: &mut Doorbell) -> Result<bool> {
+        let Some(membership) = &self.membership else {
+            let why = "nobody knows when an observer waits; look again now and then";
+            return Err(Error::Unsupported {
+                what: "a doorbell",
+                why,
+            });
+        };
+        membership.check()?;
+        let me = Arc::downgrade(membership);
+        if self.screen.take_change() {
+            self.apply_screen();
+        }
+        if !self.home.is_empty() && self.screen_home() {
+            return Ok(false);
+        }
+        let Err(seen) = self.look()? else {
+            return Ok(false);
+        };
+        if doorbell.changes_bits(self.wake_bits) {
+            // The thread may still be asleep for other kinds than are wanted now.
+            self.ring.ring_for_all();
+        }
+        let (ring, position, bits, is_racing) = (self.ring.clone(), self.position, self.wake_bits, self.is_racing);
+        doorbell.start(&self.ring.segment.name, move |is_over| {
+            // The member itself is not kept alive by this: when it leaves, it leaves at once.
+            let has_changed = || {
+                is_over()
+                    || me.upgrade().is_none_or(|me| me.check_not_evicted().is_err())
+                    || is_racing && !ring.is_still_whole(position)
+            };
+            ring.wait_for_record(position, seen, bits, Duration::ZERO, &Deadline::None, &has_changed);
+        })?;
+        Ok(true)
     }
 
     /// An observer's wait: its mapping is read-only, so nobody knows that it sleeps, and it looks again ever more rarely.

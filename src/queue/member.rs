@@ -1,5 +1,6 @@
 //! The role that writes and reads: what PySyncQ calls a queue that was opened.
 
+use super::doorbell::{self, Doorbell};
 use super::guard::Guard;
 use super::inbox::{Drain, Inbox, Messages};
 use super::info::MemberId;
@@ -158,6 +159,24 @@ impl Member {
     /// capacity, and 16 MiB at least.
     pub fn set_home_limit(&mut self, bytes: u64) {
         self.inbox.set_home_limit(bytes);
+    }
+
+    /// See [`Reader::arm_to_read`](crate::Reader::arm_to_read).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn arm_to_read(&mut self, doorbell: &mut Doorbell) -> Result<bool> {
+        self.inbox.arm(doorbell)
+    }
+
+    /// See [`Writer::arm_to_write`](crate::Writer::arm_to_write).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn arm_to_write(&mut self, doorbell: &mut Doorbell, kind: &str, len: usize) -> Result<bool> {
+        doorbell::arm_to_write(&self.membership, doorbell, kind, len)
     }
 
     /// The name it joined with.

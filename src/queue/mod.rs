@@ -3,6 +3,7 @@
 //! This room gives the ring names, comfort and Rust's ownership; it holds no protocol of its own and no `unsafe` beyond
 //! handing on pointers whose contract the caller takes over.
 
+mod doorbell;
 mod guard;
 mod inbox;
 mod info;
@@ -15,6 +16,7 @@ mod reservation;
 mod screen;
 mod writer;
 
+pub use doorbell::Doorbell;
 pub use guard::Guard;
 pub use inbox::{Drain, Messages};
 pub use info::{MemberId, MemberInfo, Stats};

@@ -1,5 +1,6 @@
 //! The role that only reads.
 
+use super::doorbell::Doorbell;
 use super::guard::Guard;
 use super::inbox::{Drain, Inbox, Messages};
 use super::info::MemberId;
@@ -95,6 +96,16 @@ impl Reader {
     /// As [`pop`](Reader::pop), and [`Error::Unsupported`](crate::Error::Unsupported) on a lossy queue.
     pub fn peek(&mut self, wait: impl Into<Wait>) -> Result<Option<Guard<'_>>> {
         self.inbox.peek(wait.into())
+    }
+
+    /// Has `doorbell` ring once there may be a message for this reader: see [`Doorbell`]. `false`: there is one now (or was one that is
+    /// screened), so read first; the doorbell was not armed.
+    ///
+    /// # Errors
+    ///
+    /// As [`pop`](Reader::pop), and [`Error::Os`](crate::Error::Os) if there can be no thread to wait.
+    pub fn arm_to_read(&mut self, doorbell: &mut Doorbell) -> Result<bool> {
+        self.inbox.arm(doorbell)
     }
 
     /// Which member it is.

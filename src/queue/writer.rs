@@ -1,5 +1,6 @@
 //! The writing half: what members and writers share, and the role that only writes.
 
+use super::doorbell::{self, Doorbell};
 use super::info::MemberId;
 use super::reservation::Reservation;
 use crate::error::Result;
@@ -89,6 +90,17 @@ impl Writer {
     /// As [`append`](Writer::append).
     pub fn reserve(&mut self, kind: &str, len: usize, wait: impl Into<Wait>) -> Result<Reservation<'_>> {
         Reservation::new(&self.membership, kind, len, wait.into(), &mut no_backlog)
+    }
+
+    /// Has `doorbell` ring once a message of this kind, with a body of `len` bytes, may fit: see [`Doorbell`]. `false`: it may now, so
+    /// append first; the doorbell was not armed.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Writer::append) without [`Error::Full`](crate::Error::Full) and [`Error::Busy`](crate::Error::Busy), and
+    /// [`Error::Os`](crate::Error::Os) if there can be no thread to wait.
+    pub fn arm_to_write(&mut self, doorbell: &mut Doorbell, kind: &str, len: usize) -> Result<bool> {
+        doorbell::arm_to_write(&self.membership, doorbell, kind, len)
     }
 
     /// The name it joined with.

@@ -33,7 +33,7 @@ const SHORT_NAMES: usize = 32;
 impl Membership {
     /// Bytes that a record of this member takes in the ring, or why there cannot be such a record.
     #[inline]
-    pub(super) fn size_of(&self, kind: &[u8], body_len: usize) -> Result<u64> {
+    pub(crate) fn size_of(&self, kind: &[u8], body_len: usize) -> Result<u64> {
         if kind.len() > MAX_KIND {
             return Err(Error::TooLong {
                 what: "kind",

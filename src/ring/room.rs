@@ -9,7 +9,7 @@
 //!   begun to overwrite. Readers that hold nobody back check it after they copied.
 
 use super::Ring;
-use super::claim::{Claim, LONGEST_SLICE};
+use super::claim::{Claim, LONGEST_SLICE, Word};
 use super::members::{Role, Stage, distance};
 use super::record::{self, HEAD, Head, ORIGIN, Origin};
 use super::sleep::{ROOM_SLICE, ROOM_SPIN};
@@ -211,6 +211,38 @@ impl Ring {
             }
             space.bell.sleep(bell, deadline.cap(slice), EVERY_BIT);
             slice = (slice * 2).min(LONGEST_SLICE);
+        }
+    }
+
+    /// Whether an append of `size` bytes would neither have to wait for room nor for another member: a hint.
+    pub(crate) fn may_append(&self, size: u64) -> bool {
+        let claim = Word::from_bits(self.segment.control().claim.word.load(Ordering::Acquire));
+        self.at_work(claim).is_none() && self.free() >= size
+    }
+
+    /// Waits until an append of `size` bytes may succeed, or `is_over`.
+    pub(crate) fn wait_to_append(&self, size: u64, is_over: &dyn Fn() -> bool) {
+        let mut slice = ROOM_SLICE;
+        while !is_over() && !self.may_append(size) {
+            let control = self.segment.control();
+            if self.free() < size {
+                let frontier = self.frontier();
+                let short = Short {
+                    end: frontier.wrapping_add(size + GRANULE),
+                    frontier,
+                    slow: self.slowest_now(frontier),
+                };
+                self.wait_for_room(&short, &Deadline::None, is_over);
+                continue;
+            }
+            // Somebody is in the middle of an append. He need not know that somebody waits, so nobody rings.
+            let claim = Word::from_bits(control.claim.word.load(Ordering::Acquire));
+            if let Some(writer) = self.at_work(claim)
+                && !self.bury_if_dead(writer)
+            {
+                control.turn.bell.nap(control.turn.bell.read(), slice, EVERY_BIT);
+                slice = (slice * 2).min(LONGEST_SLICE);
+            }
         }
     }
 

@@ -96,7 +96,7 @@ impl Ring {
 
     /// Rings for every reader that sleeps. For those without the claim: the bits stay. Were they cleared, and their clearer killed
     /// before it rings, the next writer would find nobody to ring for. The next one with a claim clears them.
-    pub(super) fn ring_for_all(&self) {
+    pub(crate) fn ring_for_all(&self) {
         let data = &self.segment.control().data;
         in_total_order();
         if data.sleepers.load(Ordering::SeqCst) != 0 {

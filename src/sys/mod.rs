@@ -7,6 +7,7 @@
 //! | `atomic` | the atomics everything above is written in | none (std, or loom's under `--cfg loom`) |
 //! | `barrier` | a fence that the rare side pays for | `membarrier(2)`, global expedited |
 //! | `descriptor` | reading and writing without blocking, whatever the descriptor's flags | `preadv2(2)`, `pwritev2(2)`, `RWF_NOWAIT` |
+//! | `doorbell` | a descriptor that rings when something happens that can only be slept on | `eventfd(2)`, a thread |
 //! | `files` | whole files that appear at once or not at all, memfds | `O_TMPFILE`, `linkat(2)`, `fallocate(2)`, `memfd_create(2)` |
 //! | `fork` | noticing a fork without a system call; a lock that survives it | `MADV_WIPEONFORK`, `pthread_atfork(3)` |
 //! | `futex` | sleeping on a word shared between processes | `futex(2)`, `FUTEX_WAIT_BITSET` |
@@ -20,6 +21,7 @@
 pub(crate) mod atomic;
 pub(crate) mod barrier;
 pub(crate) mod descriptor;
+pub(crate) mod doorbell;
 pub(crate) mod files;
 pub(crate) mod fork;
 pub(crate) mod futex;
