@@ -346,12 +346,16 @@ impl<P: Port> Duplex<P> {
         self.try_flush().map(drop)
     }
 
-    pub(super) fn close(&mut self) {
-        self.port.close();
+    pub(super) fn stop_reading(&mut self) {
         if self.read_over.is_none() {
             self.read_over = Some(Over::Closed);
             self.is_told = false;
         }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.port.close();
+        self.stop_reading();
         if self.write_over.is_none() {
             self.write_over = Some(Over::Closed);
         }

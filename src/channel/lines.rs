@@ -223,6 +223,11 @@ impl LineSplitter {
         self.scanned < self.bytes.len()
     }
 
+    /// Whether it may be forgotten: nothing was begun.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && !self.is_dropping
+    }
+
     /// Everything not delivered.
     pub(super) fn into_rest(mut self) -> Vec<u8> {
         self.bytes.split_off(self.start)

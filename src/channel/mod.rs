@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`PipeChannel`] | one or two descriptors: pipes, terminals, files, what a process was started with |
 //! | [`SocketChannel`] | a stream socket: TCP, Unix by path or abstract name, a socket pair |
+//! | [`QueueChannel`] | a reader, a writer or a member of a [queue](crate::Queue) |
+//! | [`TestChannel`] | two pipes whose other ends are in the same hand, with faults on demand |
 //!
 //! A [`Channel`] never blocks but where a call takes a [`Wait`] that says so. What is read comes by bytes or by [lines](Line); what is
 //! written is queued between two [`Marks`] when the peer does not take it at once, and is never lost: a full queue is
@@ -44,8 +46,10 @@ mod peer;
 mod pipe;
 mod poller;
 mod port;
+mod queue;
 mod socket;
 mod source;
+mod test;
 mod wait;
 
 pub use epoll::Token;
@@ -54,7 +58,9 @@ pub use lines::{Line, LineOptions, LineSplitter};
 pub use peer::Peer;
 pub use pipe::{PipeChannel, PipeParts};
 pub use poller::{Event, Poller, Waker, What};
+pub use queue::{QueueChannel, QueueParts};
 pub use socket::{SocketChannel, SocketParts};
+pub use test::{Fault, TestChannel};
 
 use crate::wait::{Deadline, Wait};
 use std::any::Any;

@@ -36,7 +36,8 @@ impl Peer {
     }
 
     fn of_unix(address: SocketAddrUnix) -> Peer {
-        if let Some(name) = address.abstract_name() {
+        // One without a name may look like one with an empty name.
+        if let Some(name) = address.abstract_name().filter(|name| !name.is_empty()) {
             Peer::UnixAbstract(name.to_vec())
         } else if let Some(path) = address.path_bytes() {
             Peer::UnixPath(std::ffi::OsStr::from_bytes(path).into())

@@ -79,6 +79,16 @@ impl PipeChannel {
         self
     }
 
+    /// Closes the faucet: who writes to it is told that nobody reads.
+    pub(super) fn stop_reading(&mut self) {
+        self.duplex.port.faucet = None;
+        self.duplex.stop_reading();
+    }
+
+    pub(super) fn into_port(self) -> PipePort {
+        self.duplex.into_parts().0
+    }
+
     /// Gives the descriptors back, and what is still between them and the user.
     pub fn into_inner(self) -> PipeParts {
         let (port, unread, unwritten) = self.duplex.into_parts();

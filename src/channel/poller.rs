@@ -395,7 +395,7 @@ impl Poller {
             };
             source.is_unarmed = false;
             let interest = source.interest();
-            if !source.channel.arm(interest) {
+            if interest != Interest::NONE && !source.channel.arm(interest) {
                 source.has_news = true;
                 self.touch(token);
             }
