@@ -1,19 +1,19 @@
-//! The line buffer of one process, and mirrors of it for those who want a pending line and a name of their own.
+//! The line buffer of one process.
 //!
-//! Not here: the bounded store itself (`store.rs`), and buffers that others write to over a queue, files or a network.
+//! Not here: its mirrors (`buffer_mirror.rs`), the bounded store itself (`store.rs`), and buffers that others write to over a queue, files or a network.
 
+use super::buffer_mirror::LineBufferMirror;
 use super::error::{LineError, Result};
 use super::item::{Content, GroupedMessage, LineItem, Origin, Record, Stream};
-use super::mirror::{Follow, Lines, Mirror};
+use super::mirror::{Follow, Lines, Mirror, impl_write};
 use super::pending::thread_lane;
 use super::store::{Label, Lane, LineStats, Store};
 use crate::sys::fork;
 use crate::wait::{Deadline, Wait};
 use std::fmt;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Decides whether an item is stored.
 type Keep = Arc<dyn Fn(&LineItem) -> bool + Send + Sync>;
@@ -62,7 +62,7 @@ impl LineBufferOptions {
         self
     }
 
-    /// How many bytes a line, a grouped message or a record can have, at least 16; the rest is cut off, and the item says so.
+    /// How many bytes a line, a grouped message or a record can have, at least 64; the rest is cut off, and the item says so.
     /// Default: 1 MiB.
     pub fn line_cap(mut self, bytes: usize) -> Self {
         self.line_cap = bytes;
@@ -105,7 +105,7 @@ impl LineBufferOptions {
         };
         match self {
             _ if self.maxlen < 1 => wrong("maxlen", "a buffer holds at least 1 item"),
-            _ if self.line_cap < 16 => wrong("line_cap", "a line has at least 16 bytes"),
+            _ if self.line_cap < 64 => wrong("line_cap", "lines can have 64 bytes at least"),
             _ => Ok(()),
         }
     }
@@ -239,18 +239,16 @@ impl LineBuffer {
 
     /// A mirror for somebody who writes from process `pid` (0 if that is not known).
     pub fn mirror_of(&self, name: &str, pid: u32) -> LineBufferMirror {
-        let mirror = self.inner.next_mirror.fetch_add(1, Ordering::Relaxed);
-        LineBufferMirror {
-            buffer: self.clone(),
-            origin: Arc::new(Origin {
-                name: name.to_owned(),
-                pid,
-                mirror,
-            }),
-            mirror,
-            lane: None,
-            is_closed: AtomicBool::new(false),
-        }
+        LineBufferMirror::new(self.clone(), self.new_origin(name, pid))
+    }
+
+    /// Who a new mirror is.
+    pub(crate) fn new_origin(&self, name: &str, pid: u32) -> Arc<Origin> {
+        Arc::new(Origin {
+            name: name.to_owned(),
+            pid,
+            mirror: self.inner.next_mirror.fetch_add(1, Ordering::Relaxed),
+        })
     }
 
     /// Stores an item as it is, but for its number. For those who bring items from elsewhere.
@@ -268,7 +266,7 @@ impl LineBuffer {
     ///
     /// [`LineError::Closed`], [`LineError::Forked`].
     pub fn note_dropped(&self, count: u64) -> Result<()> {
-        self.push(label(None, Stream::Text).item(Content::Dropped(count)))
+        self.push(Label::now(None, Stream::Text).item(Content::Dropped(count)))
     }
 
     /// Counts.
@@ -320,6 +318,11 @@ impl LineBuffer {
         self.change(|store, out| store.end_lines(which, is_unfinished, out))
     }
 
+    /// Puts a piece without breaks to a pending line.
+    pub(crate) fn put_to_line(&self, lane: Lane, label: &Label, piece: &[u8], cut: u64) -> Result<()> {
+        self.change(|store, out| store.put(lane, label, piece, cut, out))
+    }
+
     /// Ends the pending line of `lane`, and stores an item, with nothing in between.
     pub(crate) fn end_and_store(&self, which: impl Fn(Lane) -> bool, item: LineItem) -> Result<()> {
         self.change(|store, out| {
@@ -347,27 +350,19 @@ impl LineBuffer {
         Ok(())
     }
 
-    fn store_all(&self, items: &mut Vec<LineItem>) -> Result<()> {
+    pub(crate) fn store_all(&self, items: &mut Vec<LineItem>) -> Result<()> {
         if let Some(keep) = &self.inner.keep {
             items.retain(|item| keep(item));
         }
         self.store_all_kept(items)
     }
 
-    pub(crate) fn store_all_kept(&self, items: &mut Vec<LineItem>) -> Result<()> {
+    fn store_all_kept(&self, items: &mut Vec<LineItem>) -> Result<()> {
         let mut store = self.lock()?;
         items.drain(..).for_each(|item| store.push(item));
         drop(store);
         self.inner.news.notify_all();
         Ok(())
-    }
-}
-
-fn label(origin: Option<Arc<Origin>>, stream: Stream) -> Label {
-    Label {
-        time: SystemTime::now(),
-        origin,
-        stream,
     }
 }
 
@@ -378,7 +373,7 @@ impl Mirror for LineBuffer {
             mirror: 0,
             lane: thread_lane(),
         };
-        self.write_lane(lane, &label(None, stream), bytes)
+        self.write_lane(lane, &Label::now(None, stream), bytes)
     }
 
     fn new_line(&self) -> Result<()> {
@@ -392,12 +387,12 @@ impl Mirror for LineBuffer {
 
     fn send(&self, message: &GroupedMessage) -> Result<()> {
         let lane = thread_lane();
-        let item = label(None, Stream::Text).item(Content::Grouped(message.clone()));
+        let item = Label::now(None, Stream::Text).item(Content::Grouped(message.clone()));
         self.end_and_store(|begun| begun == Lane { mirror: 0, lane }, item)
     }
 
     fn send_record(&self, record: &Record) -> Result<()> {
-        self.push(label(None, Stream::Text).item(Content::Record(record.clone())))
+        self.push(Label::now(None, Stream::Text).item(Content::Record(record.clone())))
     }
 
     fn send_eof(&self) -> Result<()> {
@@ -486,186 +481,7 @@ impl Lines for LineBuffer {
     }
 }
 
-/// A mirror of a [`LineBuffer`] in the same process, with a name and pending lines of its own. Dropping it ends its lines.
-///
-/// ```
-/// use syncq::line::{LineBuffer, LineError, Lines, Mirror};
-///
-/// # fn main() -> Result<(), LineError> {
-/// let buffer = LineBuffer::new(10)?;
-/// let (one, two) = (buffer.mirror("one"), buffer.mirror("two"));
-/// one.write("a")?;
-/// two.write("c\nd")?;
-/// one.write("b\n")?;
-/// let texts: Vec<String> = buffer.read(None)?.iter().map(|item| item.to_string()).collect();
-/// assert_eq!(texts, ["c", "ab", "d"]);
-/// buffer.stop_all_mirrors()?;
-/// assert!(matches!(one.write("more\n"), Err(LineError::Stopped)));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct LineBufferMirror {
-    buffer: LineBuffer,
-    origin: Arc<Origin>,
-    mirror: u64,
-    /// One for all threads, or else each thread's own.
-    lane: Option<u64>,
-    is_closed: AtomicBool,
-}
-
-impl LineBufferMirror {
-    /// One pending line for all threads instead of one for each: for who serves one client with changing threads.
-    pub fn one_line(mut self) -> Self {
-        self.lane = Some(0);
-        self
-    }
-
-    /// Takes text or bytes. Returns how many bytes that were: all.
-    ///
-    /// # Errors
-    ///
-    /// [`LineError::Stopped`], [`LineError::Closed`], [`LineError::Forked`].
-    pub fn write(&self, text: impl AsRef<[u8]>) -> Result<usize> {
-        self.write_bytes(Stream::Text, text.as_ref())?;
-        Ok(text.as_ref().len())
-    }
-
-    /// As [`write_bytes`](Mirror::write_bytes), for what was written at `time`, and also when the mirrors were told to stop.
-    ///
-    /// # Errors
-    ///
-    /// [`LineError::Closed`], [`LineError::Forked`].
-    pub fn write_at(&self, time: SystemTime, stream: Stream, bytes: &[u8]) -> Result<()> {
-        self.check()?;
-        let label = Label {
-            time,
-            origin: Some(self.origin.clone()),
-            stream,
-        };
-        self.buffer.write_lane(self.lane(), &label, bytes)
-    }
-
-    /// Who it writes as.
-    pub fn origin(&self) -> &Arc<Origin> {
-        &self.origin
-    }
-
-    fn lane(&self) -> Lane {
-        Lane {
-            mirror: self.mirror,
-            lane: self.lane.unwrap_or_else(thread_lane),
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        match self.is_closed.load(Ordering::Acquire) {
-            true => Err(LineError::Closed),
-            false => self.buffer.check(),
-        }
-    }
-
-    fn item(&self, content: Content) -> LineItem {
-        label(Some(self.origin.clone()), Stream::Text).item(content)
-    }
-}
-
-impl Mirror for LineBufferMirror {
-    fn write_bytes(&self, stream: Stream, bytes: &[u8]) -> Result<()> {
-        self.check()?;
-        match self.buffer.is_stopped() {
-            true => Err(LineError::Stopped),
-            false => self.write_at(SystemTime::now(), stream, bytes),
-        }
-    }
-
-    fn new_line(&self) -> Result<()> {
-        self.check()?;
-        let lane = self.lane();
-        self.buffer.end_lines(|begun| begun == lane, false)
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.check()
-    }
-
-    fn send(&self, message: &GroupedMessage) -> Result<()> {
-        self.check()?;
-        let lane = self.lane();
-        let item = self.item(Content::Grouped(message.clone()));
-        self.buffer.end_and_store(|begun| begun == lane, item)
-    }
-
-    fn send_record(&self, record: &Record) -> Result<()> {
-        self.check()?;
-        self.buffer.push(self.item(Content::Record(record.clone())))
-    }
-
-    fn send_eof(&self) -> Result<()> {
-        self.check()?;
-        self.buffer.end_lines(|begun| begun.mirror == self.mirror, false)
-    }
-
-    fn close(&self) -> Result<()> {
-        match self.is_closed.swap(true, Ordering::AcqRel) {
-            true => Ok(()),
-            false => self.buffer.end_lines(|begun| begun.mirror == self.mirror, false),
-        }
-    }
-}
-
-impl Drop for LineBufferMirror {
-    fn drop(&mut self) {
-        // The buffer may be closed, or the parent's; then there is nothing to end.
-        let _ = self.close();
-    }
-}
-
-/// Gives a mirror `std::io::Write`, also through a shared reference. `write!` of several parts is one write.
-macro_rules! impl_write {
-    ($($mirror:ty),+) => { $(
-        impl io::Write for &$mirror {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.write_bytes(Stream::Text, bytes)?;
-                Ok(bytes.len())
-            }
-
-            fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-                Ok(self.write_bytes(Stream::Text, bytes)?)
-            }
-
-            fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
-                match text.as_str() {
-                    Some(text) => self.write_all(text.as_bytes()),
-                    None => self.write_all(text.to_string().as_bytes()),
-                }
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(Mirror::flush(*self)?)
-            }
-        }
-
-        impl io::Write for $mirror {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                io::Write::write(&mut &*self, bytes)
-            }
-
-            fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-                io::Write::write_all(&mut &*self, bytes)
-            }
-
-            fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
-                io::Write::write_fmt(&mut &*self, text)
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(Mirror::flush(self)?)
-            }
-        }
-    )+ };
-}
-impl_write!(LineBuffer, LineBufferMirror);
+impl_write!(LineBuffer);
 
 impl<'b> IntoIterator for &'b LineBuffer {
     type Item = Result<LineItem>;

@@ -58,7 +58,6 @@ pub enum LineError {
 }
 
 impl LineError {
-    #[allow(dead_code, reason = "for the buffers to come")]
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> LineError {
         let doing = doing.into();
         move |source| LineError::Io { doing, source }

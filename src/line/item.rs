@@ -245,7 +245,8 @@ impl GroupedMessage {
         if size <= cap {
             return;
         }
-        let mut room = cap;
+        // With room for the mark, so that what was cut once is not cut again.
+        let mut room = cap.saturating_sub(MARK);
         let mut kept = Vec::new();
         for mut line in std::mem::take(&mut self.data) {
             if line.len() + 1 > room {
@@ -263,6 +264,9 @@ impl GroupedMessage {
         self.data = kept;
     }
 }
+
+/// Room for `[n bytes cut]`.
+const MARK: usize = 40;
 
 /// The longest length up to `len` that cuts no character in two.
 pub(crate) fn floor_char(bytes: &[u8], len: usize) -> usize {
@@ -386,8 +390,6 @@ pub enum Ending {
     Exited(i32),
     /// This signal ended it.
     Killed(i32),
-    /// It was forked and had ended before it wrote anything.
-    Silent,
 }
 
 impl Display for Lost {
@@ -396,7 +398,6 @@ impl Display for Lost {
             Ending::Unknown => write!(f, "worker lost"),
             Ending::Exited(code) => write!(f, "worker lost: it exited with code {code}"),
             Ending::Killed(signal) => write!(f, "worker lost: signal {signal} ended it"),
-            Ending::Silent => write!(f, "worker lost: it ended before it wrote anything"),
         }
     }
 }
@@ -506,7 +507,7 @@ impl Record {
             return;
         }
         let over = size - cap;
-        let keep = floor_char(self.message.as_bytes(), self.message.len().saturating_sub(over + 24));
+        let keep = floor_char(self.message.as_bytes(), self.message.len().saturating_sub(over + MARK));
         let cut = self.message.len() - keep;
         self.message.truncate(keep);
         self.message.push_str(&format!(" [{cut} bytes cut]"));

@@ -232,3 +232,49 @@ impl Iterator for Follow<'_> {
         self.ready.pop_front().map(Ok)
     }
 }
+
+/// Gives a mirror `std::io::Write`, also through a shared reference. `write!` of several parts is one write.
+macro_rules! impl_write {
+    ($($mirror:ty),+) => { $(
+        impl std::io::Write for &$mirror {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.write_bytes($crate::line::Stream::Text, bytes)?;
+                Ok(bytes.len())
+            }
+
+            fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+                Ok(self.write_bytes($crate::line::Stream::Text, bytes)?)
+            }
+
+            fn write_fmt(&mut self, text: std::fmt::Arguments<'_>) -> std::io::Result<()> {
+                match text.as_str() {
+                    Some(text) => self.write_all(text.as_bytes()),
+                    None => self.write_all(text.to_string().as_bytes()),
+                }
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok($crate::line::Mirror::flush(*self)?)
+            }
+        }
+
+        impl std::io::Write for $mirror {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                std::io::Write::write(&mut &*self, bytes)
+            }
+
+            fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+                std::io::Write::write_all(&mut &*self, bytes)
+            }
+
+            fn write_fmt(&mut self, text: std::fmt::Arguments<'_>) -> std::io::Result<()> {
+                std::io::Write::write_fmt(&mut &*self, text)
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok($crate::line::Mirror::flush(self)?)
+            }
+        }
+    )+ };
+}
+pub(crate) use impl_write;

@@ -22,15 +22,23 @@
 
 mod breaks;
 mod buffer;
+mod buffer_mirror;
 mod error;
+mod frame;
 mod item;
 mod mirror;
 mod pending;
+mod proc;
+mod proc_mirror;
 mod store;
+mod workers;
 
 pub use breaks::split_lines;
-pub use buffer::{LineBuffer, LineBufferMirror, LineBufferOptions};
+pub use buffer::{LineBuffer, LineBufferOptions};
+pub use buffer_mirror::LineBufferMirror;
 pub use error::{LineError, Result};
 pub use item::{Content, Ending, GroupedMessage, Level, Line, LineItem, Lost, Origin, Record, Severity, Stream, Value};
 pub use mirror::{Follow, Lines, Mirror};
+pub use proc::{LineProcBuffer, LineProcBufferOptions, Receiving};
+pub use proc_mirror::{LineProcMirror, WhenFull};
 pub use store::LineStats;

@@ -22,7 +22,7 @@ pub(crate) fn thread_lane() -> u64 {
 }
 
 /// The beginning of a line, at most `cap` bytes of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Pending {
     bytes: Vec<u8>,
     /// Bytes of the line that were taken out before, and count towards the cap.
@@ -35,7 +35,6 @@ pub(crate) struct Pending {
     after_return: bool,
 }
 
-#[allow(dead_code, reason = "for the mirrors to come")]
 impl Pending {
     /// Whether nothing of the line has come yet.
     pub(crate) fn is_empty(&self) -> bool {
@@ -98,17 +97,31 @@ impl Pending {
         }
     }
 
+    /// Puts a piece to the line that holds no break, and of which `cut` bytes were cut off before it came here.
+    pub(crate) fn put(&mut self, piece: &[u8], cut: u64, cap: usize) {
+        self.append(piece, cap);
+        self.cut += cut;
+    }
+
+    /// Whether something can go ahead of the rest of the line.
+    pub(crate) fn has_ahead(&self) -> bool {
+        self.bytes.len() > self.held()
+    }
+
     /// Takes out what can go ahead of the rest of the line: all but bytes that may be the beginning of a break.
     pub(crate) fn take_ahead(&mut self) -> Vec<u8> {
-        let held = match self.bytes.as_slice() {
-            [.., 0xc2] | [.., 0xe2] => 1,
-            [.., 0xe2, 0x80] => 2,
-            _ => 0,
-        };
-        let rest = self.bytes.split_off(self.bytes.len() - held);
+        let rest = self.bytes.split_off(self.bytes.len() - self.held());
         let ahead = std::mem::replace(&mut self.bytes, rest);
         self.sent += ahead.len();
         ahead
+    }
+
+    fn held(&self) -> usize {
+        match self.bytes.as_slice() {
+            [.., 0xc2] | [.., 0xe2] => 1,
+            [.., 0xe2, 0x80] => 2,
+            _ => 0,
+        }
     }
 
     /// Puts bytes in front again that could not be sent.

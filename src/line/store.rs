@@ -79,14 +79,33 @@ impl Store {
 
     /// Takes bytes of one lane. The lines that are complete with them go to `out`, to be stored.
     pub(crate) fn write(&mut self, lane: Lane, label: &Label, text: &[u8], out: &mut Vec<LineItem>) {
+        let cap = self.line_cap;
+        self.change(lane, label, out, |pending, out| {
+            pending.feed(text, cap, |head, tail, cut| {
+                out.push(item_of(label, head, tail, cut, false));
+            });
+        });
+    }
+
+    /// Puts a piece without breaks to the pending line of a lane.
+    pub(crate) fn put(&mut self, lane: Lane, label: &Label, piece: &[u8], cut: u64, out: &mut Vec<LineItem>) {
+        let cap = self.line_cap;
+        self.change(lane, label, out, |pending, _| pending.put(piece, cut, cap));
+    }
+
+    fn change(
+        &mut self,
+        lane: Lane,
+        label: &Label,
+        out: &mut Vec<LineItem>,
+        change: impl FnOnce(&mut Pending, &mut Vec<LineItem>),
+    ) {
         let at = self.begun.iter().position(|begun| begun.lane == lane);
         let mut begun = match at {
             Some(at) => std::mem::take(&mut self.begun[at].pending),
             None => Pending::default(),
         };
-        begun.feed(text, self.line_cap, |head, tail, cut| {
-            out.push(item_of(label, head, tail, cut, false));
-        });
+        change(&mut begun, out);
         match at {
             Some(at) if begun.is_idle() => drop(self.begun.remove(at)),
             Some(at) => {
@@ -196,6 +215,14 @@ fn item_of(label: &Label, head: &[u8], tail: &[u8], cut: u64, is_unfinished: boo
 }
 
 impl Label {
+    pub(crate) fn now(origin: Option<Arc<Origin>>, stream: Stream) -> Self {
+        Label {
+            time: SystemTime::now(),
+            origin,
+            stream,
+        }
+    }
+
     /// Its number comes when it is stored.
     pub(crate) fn item(&self, content: Content) -> LineItem {
         LineItem {

@@ -98,6 +98,87 @@ pub(crate) fn exclusive() -> impl Drop {
     EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A value that each process has for itself: in a forked child it is made anew, whatever other threads of the parent were doing with
+/// theirs. What the child inherits is left alone, neither used nor dropped.
+pub(crate) struct PerProcess<T> {
+    current: AtomicPtr<Owned<T>>,
+    _owns: std::marker::PhantomData<T>,
+}
+
+struct Owned<T> {
+    generation: u64,
+    value: T,
+}
+
+impl<T> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        PerProcess {
+            current: AtomicPtr::new(std::ptr::null_mut()),
+            _owns: std::marker::PhantomData,
+        }
+    }
+
+    /// This process's value, made by `make` if there is none yet. Two threads may both make one; then both get the first.
+    pub(crate) fn get_or_make(&self, make: impl FnOnce() -> T) -> &T {
+        match self.get() {
+            Some(value) => value,
+            None => self.renew(make()),
+        }
+    }
+
+    /// This process's value, if it has made one.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        let current = self.current.load(Ordering::Acquire);
+        if current.is_null() {
+            return None;
+        }
+        // SAFETY: a non-null `current` is a leaked box, which only the drop of `self` takes back.
+        let owned = unsafe { &*current };
+        (owned.generation == generation()).then_some(&owned.value)
+    }
+
+    #[cold]
+    fn renew(&self, value: T) -> &T {
+        let before = self.current.load(Ordering::Acquire);
+        if let Some(value) = self.get() {
+            return value;
+        }
+        let mine = Box::into_raw(Box::new(Owned {
+            generation: generation(),
+            value,
+        }));
+        match self
+            .current
+            .compare_exchange(before, mine, Ordering::AcqRel, Ordering::Acquire)
+        {
+            // SAFETY: just made, and now `current`.
+            Ok(_) => unsafe { &(*mine).value },
+            Err(other) => {
+                // SAFETY: nobody else has seen it.
+                drop(unsafe { Box::from_raw(mine) });
+                // SAFETY: as in `get`; only a thread of this process can have changed it meanwhile, so it is of this process.
+                unsafe { &(*other).value }
+            }
+        }
+    }
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for PerProcess<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+impl<T> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        if self.get().is_some() {
+            // SAFETY: a leaked box of this process, and nobody else has a reference to `self` any more.
+            drop(unsafe { Box::from_raw(*self.current.get_mut()) });
+        }
+    }
+}
+
 #[cfg(not(any(loom, miri)))]
 extern "C" fn before_fork() {
     // A thread that is being torn down has no thread-locals left; then the lock is simply not held across this fork.
@@ -118,6 +199,27 @@ extern "C" fn after_fork() {
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_process_has_a_value_of_its_own_even_if_the_parents_is_locked() {
+        let value = PerProcess::new();
+        assert!(value.get().is_none());
+        let held = value.get_or_make(|| Mutex::new(1)).lock().unwrap();
+        // SAFETY: as below.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                let is_none = value.get().is_none();
+                let mine = *value.get_or_make(|| Mutex::new(2)).lock().unwrap();
+                // SAFETY: plain system call.
+                unsafe { nix::libc::_exit(i32::from(!(is_none && mine == 2))) }
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+        assert_eq!(*held, 1);
+    }
 
     #[test]
     fn a_child_has_another_generation_and_an_unlocked_lock() {

@@ -9,10 +9,10 @@
 //! | `descriptor` | reading and writing without blocking, whatever the descriptor's flags | `preadv2(2)`, `pwritev2(2)`, `RWF_NOWAIT` |
 //! | `doorbell` | a descriptor that rings when something happens that can only be slept on | `eventfd(2)`, a thread |
 //! | `files` | whole files that appear at once or not at all, memfds | `O_TMPFILE`, `linkat(2)`, `fallocate(2)`, `memfd_create(2)` |
-//! | `fork` | noticing a fork without a system call; a lock that survives it | `MADV_WIPEONFORK`, `pthread_atfork(3)` |
+//! | `fork` | noticing a fork without a system call; a lock that survives it; a value for each process | `MADV_WIPEONFORK`, `pthread_atfork(3)` |
 //! | `futex` | sleeping on a word shared between processes | `futex(2)`, `FUTEX_WAIT_BITSET` |
 //! | `mapping` | shared memory, the data part mapped twice in a row | `mmap(2)`, `MAP_FIXED` |
-//! | `process` | who somebody is, and whether it still maps a file | `/proc` |
+//! | `process` | who somebody is, whether it still maps a file, how a child ended | `/proc`, `waitid(2)` |
 //! | `record_lock` | one byte of a file that the kernel frees at death | `fcntl(2)`, `F_SETLK` |
 //!
 //! Another operating system needs these names with these meanings and nothing else of the crate changes. Only Linux is

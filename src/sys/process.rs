@@ -136,7 +136,49 @@ pub(crate) fn maps_file(pid: u32, name: &str) -> Option<bool> {
     }))
 }
 
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With this exit code.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+/// How child `pid` of this process ended, without reaping it. `None`: it runs, was reaped already, or is no child of ours.
+pub(crate) fn how_child_ended(pid: u32) -> Option<Ended> {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let status = waitid(WaitId::Pid(pid), options).ok()??;
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(Ended::Exited(code)),
+        (_, Some(signal)) => Some(Ended::Killed(signal)),
+        _ => None,
+    }
+}
+
+/// Whether this process has children that run. `None`: `/proc` cannot tell.
+pub(crate) fn has_running_children() -> Option<bool> {
+    let me = std::process::id();
+    let mut is_any = false;
+    for entry in fs::read_dir("/proc").ok()? {
+        let name = entry.ok()?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        is_any |= stat(pid).is_some_and(|stat| stat.parent == me && !stat.is_zombie);
+    }
+    Some(is_any)
+}
+
+/// Whether process `pid` runs: it is there and no zombie. Where `/proc` is missing, nobody does.
+pub(crate) fn runs(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| !stat.is_zombie)
+}
+
 struct Stat {
+    parent: u32,
     start_time: u64,
     is_zombie: bool,
 }
@@ -147,9 +189,11 @@ fn stat(pid: u32) -> Option<Stat> {
     let after_command = &text[text.rfind(')')? + 1..];
     let mut fields = after_command.split_ascii_whitespace();
     let state = fields.next()?;
-    // proc_pid_stat(5): state is field 3, start time is field 22.
-    let start_time = fields.nth(22 - 3 - 1)?.parse().ok()?;
+    // proc_pid_stat(5): state is field 3, the parent field 4, start time field 22.
+    let parent = fields.next()?.parse().ok()?;
+    let start_time = fields.nth(22 - 4 - 1)?.parse().ok()?;
     Some(Stat {
+        parent,
         start_time,
         is_zombie: matches!(state, "Z" | "X" | "x"),
     })
