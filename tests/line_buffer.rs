@@ -136,8 +136,8 @@ fn what_steers_terminals_is_kept_and_can_be_shown_escaped() {
 fn lines_bytes_and_items_are_bounded() {
     let buffer = LineBuffer::options()
         .maxlen(1000)
-        .max_bytes(100)
-        .line_cap(40)
+        .max_bytes(160)
+        .line_cap(64)
         .build()
         .unwrap();
     buffer.write("é".repeat(42) + "\n").unwrap();
@@ -160,7 +160,7 @@ fn lines_bytes_and_items_are_bounded() {
     buffer.send_error(&"long line\n".repeat(100)).unwrap();
     let error = &buffer.read(1).unwrap()[0];
     let data = error.grouped().unwrap().into_owned().data;
-    assert_eq!(data.last().unwrap(), "[980 bytes cut]");
+    assert_eq!(data.last().unwrap(), "[976 bytes cut]");
 }
 
 #[test]

@@ -392,7 +392,7 @@ impl Mirror for LineBuffer {
     }
 
     fn send_record(&self, record: &Record) -> Result<()> {
-        self.push(Label::now(None, Stream::Text).item(Content::Record(record.clone())))
+        self.push(Label::now(None, Stream::Text).item(Content::Record(Box::new(record.clone()))))
     }
 
     fn send_eof(&self) -> Result<()> {

@@ -130,7 +130,7 @@ impl Mirror for LineBufferMirror {
 
     fn send_record(&self, record: &Record) -> Result<()> {
         self.check()?;
-        self.buffer.push(self.item(Content::Record(record.clone())))
+        self.buffer.push(self.item(Content::Record(Box::new(record.clone()))))
     }
 
     fn send_eof(&self) -> Result<()> {

@@ -61,7 +61,7 @@ pub enum Content {
     /// A warning or an error, with all its lines.
     Grouped(GroupedMessage),
     /// A record of `log` or `tracing`.
-    Record(Record),
+    Record(Box<Record>),
     /// The buffer's own note: a worker is gone without having closed its mirror.
     Lost(Lost),
     /// The buffer's own note: this many items were dropped here, for want of room or as too much at once.

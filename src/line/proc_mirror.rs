@@ -383,7 +383,8 @@ impl LineProcMirror {
         stream: Stream,
     ) -> Result<()> {
         let is_full = gathered.frame.len() + frame.len() > self.piece / 2;
-        let is_old = gathered.since.is_some_and(|since| since.elapsed() >= self.delay);
+        // The flusher looks at the clock; only where there can be none, each line does.
+        let is_old = !gathered.has_flusher && gathered.since.is_some_and(|since| since.elapsed() >= self.delay);
         if gathered.items > 0 && (is_full || is_old || gathered.lane != lane || gathered.stream != stream) {
             self.send_gathered(seat, gathered)?;
         }
@@ -419,7 +420,6 @@ impl LineProcMirror {
         if gathered.has_flusher {
             return;
         }
-        gathered.has_flusher = true;
         let (desk, delay) = (self.desk().clone(), self.delay);
         let run = move || {
             let mut state = desk.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -450,7 +450,10 @@ impl LineProcMirror {
             }
         };
         // Without the thread, lines go with later ones, with a flush, or at the end.
-        let _ = std::thread::Builder::new().name("syncq-lines".into()).spawn(run);
+        gathered.has_flusher = std::thread::Builder::new()
+            .name("syncq-lines".into())
+            .spawn(run)
+            .is_ok();
     }
 
     /// Ends pending lines, and sends one message behind them.

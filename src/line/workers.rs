@@ -10,6 +10,7 @@ use super::store::{Label, Lane};
 use crate::sys::process::{self, Ended};
 use crate::{MemberId, Message, Queue, Role};
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -18,7 +19,7 @@ pub(crate) struct Workers {
     lines: LineBuffer,
     queue: Queue,
     round: u32,
-    known: HashMap<MemberId, Known>,
+    known: HashMap<MemberId, Known, BuildHasherDefault<Mix>>,
     /// Mirrors that were given out and not heard of yet.
     expected: HashMap<u32, Weak<()>>,
     /// Children that nothing was heard of yet.
@@ -27,6 +28,28 @@ pub(crate) struct Workers {
     heard: HashSet<u32>,
     /// Items that are ready to be stored.
     ready: Vec<LineItem>,
+}
+
+/// Mixes the two small numbers of a [`MemberId`]: it is looked up for every message, and nobody can choose it to do harm.
+#[derive(Debug, Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(byte.into()));
+    }
+
+    fn write_u16(&mut self, number: u16) {
+        self.write_u32(number.into());
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0.rotate_left(32) ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
 }
 
 #[derive(Debug)]
@@ -54,7 +77,7 @@ impl Workers {
             lines,
             queue,
             round: 1,
-            known: HashMap::new(),
+            known: HashMap::default(),
             expected: HashMap::new(),
             watched: HashSet::new(),
             heard: HashSet::new(),
@@ -143,7 +166,7 @@ impl Workers {
                 label.stream = Stream::Text;
                 let content = match message.kind() {
                     kind::GROUP => body.group().map(Content::Grouped),
-                    _ => body.record().map(Content::Record),
+                    _ => body.record().map(|record| Content::Record(Box::new(record))),
                 };
                 let is_read = content.is_some();
                 self.ready.extend(content.map(|content| label.item(content)));
@@ -184,6 +207,10 @@ impl Workers {
             let line = Line::cut_by(line.to_vec(), cut, false);
             self.ready.push(label.item(Content::Line(line)));
             count += 1;
+            // Little by little: what is rotated out again is still warm then.
+            if self.ready.len() >= 64 {
+                self.store()?;
+            }
         }
         self.known.get_mut(&id).expect("known").next = head.seq.wrapping_add(count);
         Ok(())
