@@ -76,19 +76,11 @@ fn stream_of(number: u32) -> Option<Stream> {
         .copied()
 }
 
-pub(crate) fn put_stream(frame: &mut Vec<u8>, stream: Stream) {
-    frame.push(stream_number(stream));
-}
-
 /// Bytes on the way from the first to the last.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bytes<'b>(pub(crate) &'b [u8]);
 
 impl<'b> Bytes<'b> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     fn take(&mut self, len: usize) -> Option<&'b [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
@@ -109,10 +101,6 @@ impl<'b> Bytes<'b> {
 
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
-    }
-
-    pub(crate) fn stream(&mut self) -> Option<Stream> {
-        stream_of(self.u8()?.into())
     }
 
     pub(crate) fn blob(&mut self) -> Option<&'b [u8]> {
