@@ -5,7 +5,6 @@
 //! `-- loop plain|delay|buffer LINES` (`strace -f -c`, `valgrind --tool=callgrind`).
 
 #[path = "../tests/support/python.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
 mod python;
 
 use nix::sys::wait::{WaitStatus, waitpid};
