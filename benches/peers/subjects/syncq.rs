@@ -1,0 +1,178 @@
+//! Ours: an ordinary queue, one for a single writer, and one that is written and read in place.
+
+use super::read_all;
+use crate::subject::{AnyLink, Link, Receiver, Sender, Shape, Subject, Waiting};
+use std::error::Error;
+use std::hint::black_box;
+use std::time::Duration;
+use syncq::{Buffer, Queue, Reader, Wait, Writer};
+
+pub struct Syncq {
+    name: &'static str,
+    settings: &'static str,
+    is_single: bool,
+    is_in_place: bool,
+}
+
+pub const ORDINARY: Syncq = Syncq {
+    name: "syncq",
+    settings: "ordinary queue, any number of writers allowed, empty names; append and pop_into, append_all for batches",
+    is_single: false,
+    is_in_place: false,
+};
+
+pub const SINGLE_WRITER: Syncq = Syncq {
+    name: "syncq single_writer",
+    settings: "as syncq, with the option single_writer",
+    is_single: true,
+    is_in_place: false,
+};
+
+pub const IN_PLACE: Syncq = Syncq {
+    name: "syncq in place",
+    settings: "ordinary queue; reserve, every byte written there, commit; peek, every byte read there",
+    is_single: false,
+    is_in_place: true,
+};
+
+pub fn options(shape: &Shape) -> syncq::QueueOptions {
+    let room = shape.ring.next_power_of_two().max(4096) as u64;
+    let options = Queue::options().capacity(room).slots(96);
+    match shape.waiting {
+        Waiting::Spin => options.spin(Duration::from_secs(60)),
+        Waiting::Sleep => options.spin(Duration::ZERO),
+        Waiting::Usual => options,
+    }
+}
+
+impl Subject for Syncq {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn settings(&self) -> &'static str {
+        self.settings
+    }
+
+    fn cannot(&self, shape: &Shape) -> Option<&'static str> {
+        if self.is_single && shape.writers > 1 {
+            return Some("one writer");
+        }
+        (self.is_in_place && shape.batch > 1).then_some("batches are copied")
+    }
+
+    fn open(&self, shape: &Shape, _: &str, _: &str) -> Result<Box<dyn AnyLink>, Box<dyn Error>> {
+        let options = options(shape).single_writer(self.is_single);
+        let ways = [options.anonymous()?, options.anonymous()?];
+        let batch = shape.batch;
+        Ok(match self.is_in_place {
+            true => Box::new(InPlace(ways)),
+            false => Box::new(Copied { ways, batch }),
+        })
+    }
+}
+
+struct Copied {
+    ways: [Queue; 2],
+    batch: usize,
+}
+
+struct CopyIn {
+    writer: Writer,
+    batch: usize,
+}
+
+struct CopyOut {
+    reader: Reader,
+    buffer: Buffer,
+}
+
+impl Link for Copied {
+    type Sender = CopyIn;
+    type Receiver = CopyOut;
+
+    fn sender(&self, way: usize) -> CopyIn {
+        CopyIn {
+            writer: self.ways[way].writer("").expect("a slot"),
+            batch: self.batch,
+        }
+    }
+
+    fn receiver(&self, way: usize) -> CopyOut {
+        CopyOut {
+            reader: self.ways[way].reader().expect("a slot"),
+            buffer: Buffer::new(),
+        }
+    }
+}
+
+impl Sender for CopyIn {
+    #[inline]
+    fn send(&mut self, body: &[u8]) {
+        self.writer.append("", body, Wait::Forever).expect("room");
+    }
+
+    fn try_send(&mut self, body: &[u8]) -> bool {
+        self.writer.append("", body, Wait::Never).is_ok()
+    }
+
+    fn send_many(&mut self, body: &[u8], count: u64) {
+        if self.batch == 1 {
+            for _ in 0..count {
+                self.send(body);
+            }
+            return;
+        }
+        let all = vec![("", body); self.batch];
+        for _ in 0..count / self.batch as u64 {
+            self.writer
+                .append_all(all.iter().copied(), Wait::Forever)
+                .expect("room");
+        }
+    }
+}
+
+impl Receiver for CopyOut {
+    #[inline]
+    fn receive(&mut self) {
+        let message = self.reader.pop_into(&mut self.buffer, Wait::Forever).expect("a queue");
+        black_box(message.expect("waited for ever").body());
+    }
+}
+
+struct InPlace([Queue; 2]);
+
+struct Filler(Writer);
+
+struct Looker(Reader);
+
+impl Link for InPlace {
+    type Sender = Filler;
+    type Receiver = Looker;
+
+    fn sender(&self, way: usize) -> Filler {
+        Filler(self.0[way].writer("").expect("a slot"))
+    }
+
+    fn receiver(&self, way: usize) -> Looker {
+        Looker(self.0[way].reader().expect("a slot"))
+    }
+}
+
+impl Sender for Filler {
+    #[inline]
+    fn send(&mut self, body: &[u8]) {
+        let mut place = self.0.reserve("", body.len(), Wait::Forever).expect("room");
+        place.write_at(0, body);
+        place.commit().expect("nobody evicts");
+    }
+}
+
+impl Receiver for Looker {
+    #[inline]
+    fn receive(&mut self) {
+        let guard = self.0.peek(Wait::Forever).expect("a queue").expect("waited for ever");
+        // SAFETY: the other processes of this run keep to the protocol, and nobody evicts.
+        read_all(unsafe { guard.body() });
+    }
+}
