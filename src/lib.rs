@@ -47,6 +47,8 @@
 
 pub mod channel;
 mod error;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod line;
 mod queue;
 mod ring;
