@@ -13,12 +13,14 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use syncq::{
-    Buffer, Member, Message, Observer, Overflow, Queue, QueueOptions, Reader, Reservation, Start, Wait, Writer,
+    Buffer, Doorbell, Member, Message, Observer, Overflow, Queue, QueueOptions, Reader, Reservation, Start, Wait,
+    Writer,
 };
 
 pub const CONTROL: usize = 512;
@@ -328,29 +330,31 @@ pub fn data_offset(slots: u64) -> usize {
 
 /// Makes an anonymous queue, and finds the descriptor that it has. Only where no other thread opens files meanwhile.
 pub fn anonymous(options: &QueueOptions) -> (Queue, i32) {
-    let before = own_descriptors();
+    let before = own_files();
     let queue = options.anonymous().expect("memory");
     (queue, new_descriptor(&before))
 }
 
-/// Descriptors of files; that of the listing itself is one of a folder.
-fn own_descriptors() -> Vec<i32> {
-    let is_file = |fd: &i32| std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok_and(|facts| facts.is_file());
+/// Descriptors of files, and the number of each file: a thread of an earlier doorbell may close one meanwhile, and the descriptor be used
+/// again. (That of the listing itself is one of a folder.)
+fn own_files() -> Vec<(i32, u64)> {
+    let file = |fd: i32| {
+        let facts = std::fs::metadata(format!("/proc/self/fd/{fd}")).ok()?;
+        facts.is_file().then(|| (fd, facts.ino()))
+    };
     let names = std::fs::read_dir("/proc/self/fd")
         .expect("Linux")
         .map(|entry| entry.expect("an entry").file_name());
-    names
-        .filter_map(|name| name.to_str()?.parse().ok())
-        .filter(is_file)
-        .collect()
+    names.filter_map(|name| file(name.to_str()?.parse().ok()?)).collect()
 }
 
-fn new_descriptor(before: &[i32]) -> i32 {
-    let is_new = |fd: &i32| !before.contains(fd);
-    own_descriptors()
+fn new_descriptor(before: &[(i32, u64)]) -> i32 {
+    let is_new = |file: &(i32, u64)| !before.contains(file);
+    let (descriptor, _) = own_files()
         .into_iter()
         .find(is_new)
-        .expect("the queue has its file open")
+        .expect("the queue has its file open");
+    descriptor
 }
 
 /// A queue and everybody on it.
@@ -363,6 +367,8 @@ pub struct Cast {
     readers: [Option<Reader>; 2],
     observers: [Option<Observer>; 2],
     buffer: Buffer,
+    /// One to hear of messages, one to hear of room.
+    doorbells: Option<[Doorbell; 2]>,
     patience: Patience,
 }
 
@@ -421,7 +427,7 @@ fn run_with(input: &[u8], folder: Option<&Path>, patience: Patience) {
         }
         (Some(folder), _) => {
             let path = folder.join(format!("case-{}", std::process::id()));
-            let before = own_descriptors();
+            let before = own_files();
             let queue = options.create_at(&path).expect("a fresh path");
             let descriptor = new_descriptor(&before);
             let bare = Bare::of_descriptor(descriptor, slots.into(), capacity);
@@ -454,6 +460,7 @@ impl Cast {
             readers: [None, None],
             observers: [None, None],
             buffer: Buffer::new(),
+            doorbells: None,
             patience: Patience::Short,
         }
     }
@@ -616,7 +623,10 @@ impl Cast {
                 2 => self.readers[which] = None,
                 _ => self.observers[which] = None,
             },
-            _ => self.open_again(which, from),
+            _ if self.path.is_some() => self.open_again(which, from),
+            // Each has a thread, and waits as it likes.
+            _ if self.patience == Patience::Short => self.arm(which, from),
+            _ => {}
         }
     }
 
@@ -628,6 +638,26 @@ impl Cast {
             .start(start(from))
             .wait(wait);
         replace(&mut self.members[which], joining.hear_own(from.below(2) == 0).member());
+    }
+
+    fn arm(&mut self, which: usize, from: &mut Bytes<'_>) {
+        let new = || [Doorbell::readable(), Doorbell::writable()].map(|made| made.expect("a descriptor"));
+        let [readable, writable] = self.doorbells.get_or_insert_with(new);
+        match (from.below(4), &mut self.members[which]) {
+            (0, _) => readable.disarm(),
+            (1, Some(member)) => drop(member.arm_to_read(readable)),
+            (2, Some(member)) => drop(member.arm_to_write(writable, "", from.short() as usize)),
+            (1, None) => {
+                if let Some(reader) = &mut self.readers[which] {
+                    let _ = reader.arm_to_read(readable);
+                }
+            }
+            _ => {
+                if let Some(writer) = &mut self.writer {
+                    let _ = writer.arm_to_write(writable, "", from.short() as usize);
+                }
+            }
+        }
     }
 
     /// The file, through the front door.
