@@ -534,7 +534,9 @@ impl Mirror for LineHostMirror {
 
     /// [`finish`](LineHostMirror::finish) with the [wait](LineHostMirrorOptions::last_wait) that was chosen.
     fn close(&self) -> Result<()> {
-        match self.lock()?.is_closed {
+        // A statement of its own, so that the lock is let go.
+        let is_closed = self.lock()?.is_closed;
+        match is_closed {
             true => Ok(()),
             false => self.finish(self.options.last_wait).map(drop),
         }
