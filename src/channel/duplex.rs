@@ -68,8 +68,9 @@ impl<P: Port> Duplex<P> {
             lines: None,
             read_size: FIRST_READ,
             read_limit: READ_LIMIT,
+            // That there is no reading side is no news.
+            is_told: read_over.is_some(),
             read_over,
-            is_told: false,
             queue: VecDeque::new(),
             marks: Marks::default(),
             is_full: false,

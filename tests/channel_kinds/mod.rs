@@ -6,7 +6,9 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::Duration;
-use syncq::channel::{Buffering, Channel, Input, PipeChannel, QueueChannel, SocketChannel, TestChannel};
+use syncq::channel::{
+    Buffering, Channel, Event, Input, PipeChannel, Poller, QueueChannel, SocketChannel, TestChannel, Token, What,
+};
 use syncq::{Queue, Wait};
 
 pub const SOON: Wait = Wait::For(Duration::from_secs(30));
@@ -163,4 +165,31 @@ impl Wire {
             input => Some(input.bytes().to_vec()),
         }
     }
+}
+
+/// What this thread has used so far: that other processes keep the machine busy does not count.
+pub fn processor_time() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// Polls until `count` events have come.
+pub fn events(poller: &mut Poller, count: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    while events.len() < count {
+        assert!(poller.poll_into(&mut events, SOON).unwrap() > 0, "only {events:?}");
+    }
+    events
+}
+
+pub fn is_data(event: &Event, token: Token, bytes: &[u8]) -> bool {
+    event.source == token && matches!(&event.what, What::Data(data) if data == bytes)
+}
+
+pub fn is_line(event: &Event, token: Token, bytes: &[u8]) -> bool {
+    event.source == token && matches!(&event.what, What::Line(line) if line.bytes == bytes && line.is_complete)
+}
+
+pub fn is_end(event: &Event, token: Token) -> bool {
+    event.source == token && matches!(event.what, What::End)
 }

@@ -1,7 +1,10 @@
 //! A queue as a channel: its messages are what is read and written.
 
-use super::{Buffering, Channel, ChannelError, Input, Interest, Line, LineSplitter, Marks};
-use crate::{Doorbell, Error, Member, MemberId, Message, Reader, Result, Wait, Writer};
+mod inbound;
+
+use super::{Buffering, Channel, ChannelError, Input, Interest, Marks};
+use crate::{Doorbell, Error, Member, Reader, Wait, Writer};
+use inbound::Inbound;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -76,22 +79,6 @@ pub struct QueueParts {
     pub unwritten: Vec<Vec<u8>>,
 }
 
-#[derive(Debug)]
-struct Inbound {
-    buffering: Buffering,
-    /// What each member has begun and not ended.
-    open: Vec<(MemberId, LineSplitter)>,
-    ready: VecDeque<Result<Line, ChannelError>>,
-    /// Came up while looking whether there is something.
-    failed: Option<Error>,
-    writers: u32,
-    ends: u32,
-    is_over: bool,
-    is_told: bool,
-    /// The last look found a message: there may be another.
-    may_have_more: bool,
-}
-
 #[derive(Debug, Default)]
 struct Outbound {
     queue: VecDeque<Vec<u8>>,
@@ -118,17 +105,6 @@ impl QueueChannel {
             Roles::Apart(reader, writer) => (reader.is_some(), writer.is_some()),
             Roles::Member(_) => (true, true),
         };
-        let inbound = Inbound {
-            buffering: Buffering::Bytes,
-            open: Vec::new(),
-            ready: VecDeque::new(),
-            failed: None,
-            writers: 1,
-            ends: 0,
-            is_over: false,
-            is_told: false,
-            may_have_more: true,
-        };
         Ok(QueueChannel {
             inner: Some(inner),
             bells: Some((
@@ -137,7 +113,7 @@ impl QueueChannel {
             )),
             kind: Self::KIND.into(),
             end_kind: Some(Self::END_KIND.into()),
-            inbound,
+            inbound: Inbound::new(),
             outbound: Outbound::default(),
         })
     }
@@ -292,86 +268,6 @@ impl QueueChannel {
             Some(_) if !self.outbound.is_finishing => Ok(()),
             _ => Err(ChannelError::Closed),
         }
-    }
-}
-
-impl Inbound {
-    /// What a message comes to. `None`: nothing yet.
-    fn take(&mut self, message: &Message<'_>, end_kind: Option<&str>) -> Option<Input> {
-        if end_kind.is_some_and(|end| message.kind() == end) {
-            self.end_lines_of(message.member());
-            self.ends += 1;
-            if self.ends >= self.writers {
-                self.end();
-            }
-            return None;
-        }
-        let Buffering::Lines(options) = self.buffering else {
-            return Some(Input::Data(message.body().to_vec()));
-        };
-        let who = message.member();
-        let at = self.open.iter().position(|(member, _)| *member == who);
-        let at = at.unwrap_or_else(|| {
-            self.open.push((who, LineSplitter::new(options)));
-            self.open.len() - 1
-        });
-        let lines = &mut self.open[at].1;
-        lines.push(message.body());
-        while let Some(line) = lines.next_line() {
-            self.ready.push_back(line);
-        }
-        if lines.is_idle() {
-            self.open.swap_remove(at);
-        }
-        None
-    }
-
-    fn end_lines_of(&mut self, member: MemberId) {
-        if let Some(at) = self.open.iter().position(|(who, _)| *who == member) {
-            let rest = self.open.swap_remove(at).1.rest();
-            self.ready.extend(rest.map(Ok));
-        }
-    }
-
-    /// Nothing more comes: what was begun is all there will be.
-    fn end(&mut self) {
-        self.is_over = true;
-        for (_, mut lines) in std::mem::take(&mut self.open) {
-            self.ready.extend(lines.rest().map(Ok));
-        }
-    }
-
-    /// What was begun goes on in the new way, member by member.
-    fn set_buffering(&mut self, buffering: Buffering) {
-        self.buffering = buffering;
-        for (_, lines) in &mut self.open {
-            let begun = std::mem::replace(lines, LineSplitter::new(Default::default())).into_rest();
-            match buffering {
-                Buffering::Lines(options) => {
-                    *lines = LineSplitter::new(options);
-                    lines.push(&begun);
-                    while let Some(line) = lines.next_line() {
-                        self.ready.push_back(line);
-                    }
-                }
-                Buffering::Bytes => self.ready.push_back(Ok(Line {
-                    bytes: begun,
-                    is_complete: false,
-                })),
-            }
-        }
-        if buffering == Buffering::Bytes {
-            self.open.clear();
-        }
-    }
-
-    fn take_unread(&mut self) -> Vec<Vec<u8>> {
-        let ready = std::mem::take(&mut self.ready).into_iter().flatten();
-        let open = std::mem::take(&mut self.open).into_iter();
-        ready
-            .map(|line| line.bytes)
-            .chain(open.map(|(_, lines)| lines.into_rest()))
-            .collect()
     }
 }
 
