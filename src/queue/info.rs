@@ -4,6 +4,7 @@ use crate::ring::Ring;
 use crate::ring::members::{Membership, Role, Seen, Stage};
 use crate::ring::record::SEQUENCE;
 use crate::sys::atomic::Ordering;
+use crate::sys::process::{self, Identity};
 use std::time::{Duration, SystemTime};
 
 /// Names one member for good: a later one in the same slot has another id.
@@ -69,6 +70,25 @@ pub struct MemberInfo {
     pub refused: u64,
     /// What it passes over, for people to read; cut after 248 bytes.
     pub screen: String,
+    identity: Identity,
+}
+
+impl MemberInfo {
+    /// The command line that its process runs with, arguments separated by blanks. `None`: the process has ended, is a zombie, or cannot be
+    /// seen from here (another PID namespace, no `/proc`). A later process with the same number is never taken for it.
+    ///
+    /// The bytes are that process's own: escape control characters before they go to a terminal.
+    ///
+    /// ```
+    /// let queue = syncq::Queue::options().heap()?;
+    /// let _me = queue.join("me")?;
+    /// let command = queue.members()[0].command().expect("this very process runs");
+    /// assert!(!command.is_empty());
+    /// # Ok::<(), syncq::Error>(())
+    /// ```
+    pub fn command(&self) -> Option<String> {
+        process::command(&self.identity)
+    }
 }
 
 pub(super) fn members(ring: &Ring) -> Vec<MemberInfo> {
@@ -97,6 +117,7 @@ fn describe(ring: &Ring, seen: Seen) -> MemberInfo {
         missed: line.missed.load(Ordering::Relaxed),
         refused: line.refused.load(Ordering::Relaxed),
         screen: seen.screen,
+        identity: seen.identity,
     }
 }
 
@@ -128,6 +149,9 @@ pub struct Stats {
     pub evicted: u64,
     /// Process that holds the claim (is in the middle of an append) at this moment.
     pub writing: Option<u32>,
+    /// The member that does. An append takes microseconds: the same member at an unmoved [`position`](Stats::position) look after look is
+    /// stopped in the middle of one, or starved.
+    pub writer: Option<MemberId>,
     /// Whether full means overwriting.
     pub is_lossy: bool,
     /// Whether only one writer may join.
@@ -152,6 +176,7 @@ impl Stats {
         let claim = crate::ring::claim::Word::from_bits(control.claim.word.load(Ordering::Relaxed));
         let tally = &control.tally;
         let oldest = control.limits.oldest.load(Ordering::Relaxed);
+        let at_work = ring.at_work(claim);
         Stats {
             capacity: geometry.capacity,
             free: ring.free(),
@@ -164,7 +189,11 @@ impl Stats {
             takeovers: tally.takeovers.load(Ordering::Relaxed),
             reaped: tally.reaped.load(Ordering::Relaxed),
             evicted: tally.evicted.load(Ordering::Relaxed),
-            writing: ring.at_work(claim).map(|slot| ring.identity(slot).pid),
+            writing: at_work.map(|slot| ring.identity(slot).pid),
+            writer: at_work.map(|slot| MemberId {
+                slot,
+                generation: ring.slot_state(slot).generation,
+            }),
             is_lossy: geometry.lossy,
             is_single_writer: geometry.single_writer,
             has_timestamps: geometry.timestamps,

@@ -7,6 +7,7 @@ use super::screen::Screen;
 use crate::error::Result;
 use crate::ring::Ring;
 use crate::ring::members::{Beginning, Start};
+use crate::segment::backing;
 use crate::wait::Wait;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,6 +101,11 @@ impl Observer {
     /// How long its waits spin before they sleep; see [`QueueOptions::spin`](crate::QueueOptions::spin).
     pub fn set_spin(&mut self, spin: Duration) {
         self.inbox.set_spin(spin);
+    }
+
+    /// Whether the name still leads to the queue that this one observes; see [`Queue::is_current`](crate::Queue::is_current).
+    pub fn is_current(&self) -> bool {
+        backing::is_current(&self.inbox.ring.segment)
     }
 
     /// Counters and options of the queue.

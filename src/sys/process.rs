@@ -177,6 +177,27 @@ pub(crate) fn runs(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| !stat.is_zombie)
 }
 
+/// The command line of `whom`, arguments separated by blanks; the command's short name in brackets where there is none. `None`: it
+/// does not run any more, or cannot be seen from here.
+pub(crate) fn command(whom: &Identity) -> Option<String> {
+    if trace(whom, &me()) != Trace::Runs {
+        return None;
+    }
+    let line = fs::read(format!("/proc/{}/cmdline", whom.pid)).ok()?;
+    // One that ended meanwhile shows nothing, and its number may be somebody else's by now.
+    if trace(whom, &me()) != Trace::Runs {
+        return None;
+    }
+    let arguments: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    match arguments.join(" ").trim_end() {
+        "" => {
+            let name = fs::read_to_string(format!("/proc/{}/comm", whom.pid)).ok()?;
+            Some(format!("[{}]", name.trim_end()))
+        }
+        words => Some(words.to_owned()),
+    }
+}
+
 struct Stat {
     parent: u32,
     start_time: u64,
