@@ -182,7 +182,7 @@ pub fn slow() -> String {
     format!("slow reader ({} µs a message), 64 B", SLOW.as_micros())
 }
 
-fn ring_for(len: usize) -> usize {
+pub fn ring_for(len: usize) -> usize {
     USUAL_RING.max(8 * len)
 }
 

@@ -31,6 +31,11 @@ fn caches() -> String {
     (0..5).filter_map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// Running tasks, over one, five and fifteen minutes. A session alone comes to about 2.
+pub fn load() -> String {
+    read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
 /// Everything about the machine and the build that a reader may ask for.
 pub fn describe(command: &str) -> Value {
     let processors = read("/proc/cpuinfo");
@@ -48,7 +53,7 @@ pub fn describe(command: &str) -> Value {
         "virtual": if processors.contains("hypervisor") { "a virtual machine" } else { "bare metal, as far as can be told" },
         "frequency governor": if governor.is_empty() { "not shown by the system".into() } else { governor },
         "kernel": format!("Linux {}", read("/proc/sys/kernel/osrelease")),
-        "load before": read("/proc/loadavg"),
+        "load before": load(),
         "date": output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         "rustc": output("rustc", &["--version"]),
         "commit": format!("{}{dirty}", output("git", &["-C", here, "rev-parse", "--short", "HEAD"])),

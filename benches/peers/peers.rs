@@ -184,7 +184,7 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
         "cargo bench --manifest-path benches/peers/Cargo.toml{}{command}",
         if command.is_empty() { "" } else { " -- " }
     );
-    let machine = machine::describe(&command);
+    let mut machine = machine::describe(&command);
     for (what, value) in machine.as_object().expect("an object") {
         println!("{what:20} {}", value.as_str().map_or(value.to_string(), String::from));
     }
@@ -195,6 +195,7 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
 
     let mut results = Results::default();
     session::play(&plan, &groups, &mut results, table::print_group);
+    machine["load after"] = machine::load().into();
     if is_whole {
         alone(&plan, &mut results);
         let bars = bars::all(&results);

@@ -17,14 +17,14 @@ pub struct Plan {
 
 pub const FULL: Plan = Plan {
     rounds: 7,
-    budget: Duration::from_secs(600),
+    budget: Duration::from_secs(560),
     longest: Duration::from_millis(250),
     idle_seconds: 10,
 };
 
 pub const QUICK: Plan = Plan {
     rounds: 5,
-    budget: Duration::from_secs(95),
+    budget: Duration::from_secs(80),
     longest: Duration::from_millis(60),
     idle_seconds: 5,
 };

@@ -13,7 +13,7 @@ impl Subject for Crossbeam {
     }
 
     fn settings(&self) -> &'static str {
-        "between threads; bounded channel of [u8; N] for 8 and 64 bytes, else of Box<[u8]>; try_recv and try_send when polling"
+        "between threads; bounded channel of [u8; N] for 8 and 64 bytes, else of Box<[u8]> (copied in, handed over, not copied out); try_recv and try_send when polling"
     }
 
     fn place(&self) -> Place {
