@@ -76,6 +76,10 @@ fn stream_of(number: u32) -> Option<Stream> {
         .copied()
 }
 
+pub(crate) fn put_stream(frame: &mut Vec<u8>, stream: Stream) {
+    frame.push(stream_number(stream));
+}
+
 /// Bytes on the way from the first to the last.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bytes<'b>(pub(crate) &'b [u8]);
@@ -101,6 +105,10 @@ impl<'b> Bytes<'b> {
 
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn stream(&mut self) -> Option<Stream> {
+        stream_of(self.u8()?.into())
     }
 
     pub(crate) fn blob(&mut self) -> Option<&'b [u8]> {

@@ -23,22 +23,43 @@
 mod breaks;
 mod buffer;
 mod buffer_mirror;
+mod capture;
+mod desk;
+mod drain;
 mod error;
+mod file;
+mod file_format;
 mod frame;
 mod item;
+#[cfg(feature = "log")]
+mod log_sink;
 pub(crate) mod mirror;
 pub(crate) mod pending;
 mod proc;
 mod proc_mirror;
+mod proc_options;
+mod quiet;
+#[cfg(any(feature = "log", feature = "tracing"))]
+mod sink;
 mod store;
+#[cfg(feature = "tracing")]
+mod tracing_sink;
 mod workers;
 
 pub use breaks::split_lines;
 pub use buffer::{LineBuffer, LineBufferOptions};
 pub use buffer_mirror::LineBufferMirror;
+pub use capture::{Capture, CapturedChild, Streams, capture, sync_captures};
 pub use error::{LineError, Result};
+pub use file::{LineFileBuffer, LineFileBufferOptions};
 pub use item::{Content, Ending, GroupedMessage, Level, Line, LineItem, Lost, Origin, Record, Severity, Stream, Value};
+#[cfg(feature = "log")]
+pub use log_sink::LineLog;
 pub use mirror::{Follow, Lines, Mirror};
-pub use proc::{LineProcBuffer, LineProcBufferOptions, Receiving};
+pub use proc::{LineProcBuffer, Receiving};
 pub use proc_mirror::{LineProcMirror, WhenFull};
+pub use proc_options::LineProcBufferOptions;
+pub use quiet::{Quiet, is_quiet, quiet};
 pub use store::LineStats;
+#[cfg(feature = "tracing")]
+pub use tracing_sink::LineLayer;

@@ -2,16 +2,17 @@
 //!
 //! Not here: the worker's side (`proc_mirror.rs`), what the parent knows of each worker (`workers.rs`).
 
-use super::buffer::{LineBuffer, LineBufferOptions};
+use super::buffer::LineBuffer;
 use super::error::{LineError, Result};
 use super::item::LineItem;
 use super::mirror::{Follow, Lines};
-use super::proc_mirror::{LineProcMirror, PARTS, control_name};
+use super::proc_mirror::LineProcMirror;
+use super::proc_options::LineProcBufferOptions;
 use super::store::LineStats;
 use super::workers::Workers;
 use crate::sys::fork;
 use crate::wait::Deadline;
-use crate::{Overflow, Queue, Reader, Wait, Writer};
+use crate::{Queue, Reader, Wait, Writer};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,146 +21,11 @@ use std::time::{Duration, Instant};
 pub(crate) const STOP: &str = "stop";
 const GO: &str = "go";
 
-/// How many bytes a line of a worker can have unless asked otherwise.
-pub(crate) const LINE_CAP: usize = 64 << 10;
-
 /// How often a waiting parent looks whether all workers live, and lets others in.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// How many messages one call takes without waiting, so that it ends even if workers never pause.
 const BURST: usize = 100_000;
-
-/// Choices for a [`LineProcBuffer`].
-#[derive(Debug, Clone)]
-pub struct LineProcBufferOptions {
-    lines: LineBufferOptions,
-    line_cap: usize,
-    capacity: u64,
-    slots: u32,
-}
-
-impl Default for LineProcBufferOptions {
-    fn default() -> Self {
-        LineProcBufferOptions {
-            lines: LineBuffer::options(),
-            line_cap: LINE_CAP,
-            capacity: 1 << 20,
-            slots: 256,
-        }
-    }
-}
-
-impl LineProcBufferOptions {
-    /// How many items are kept; see [`LineBufferOptions::maxlen`].
-    pub fn maxlen(mut self, items: usize) -> Self {
-        self.lines = self.lines.maxlen(items);
-        self
-    }
-
-    /// How many bytes of text are kept; see [`LineBufferOptions::max_bytes`].
-    pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.lines = self.lines.max_bytes(bytes);
-        self
-    }
-
-    /// How many bytes a line, a message or a record can have, at most an eighth of [`capacity`](LineProcBufferOptions::capacity); the rest is
-    /// cut off, and the item says so. Default: 64 KiB.
-    pub fn line_cap(mut self, bytes: usize) -> Self {
-        self.line_cap = bytes;
-        self
-    }
-
-    /// Stores only items for which `keep` is true; see [`LineBufferOptions::keep`].
-    pub fn keep(mut self, keep: impl Fn(&LineItem) -> bool + Send + Sync + 'static) -> Self {
-        self.lines = self.lines.keep(keep);
-        self
-    }
-
-    /// Size of the queue between workers and parent in bytes, a power of two from 4096. When it is full, workers wait or drop, as
-    /// [`WhenFull`](super::WhenFull) says. Default: 1 MiB.
-    pub fn capacity(mut self, bytes: u64) -> Self {
-        self.capacity = bytes;
-        self
-    }
-
-    /// How many mirrors can be in use at a time. Default: 255.
-    pub fn mirrors(mut self, count: u32) -> Self {
-        self.slots = count.saturating_add(1);
-        self
-    }
-
-    /// Makes the buffer, for this process and the children it forks.
-    ///
-    /// # Errors
-    ///
-    /// [`LineError::InvalidOption`], [`LineError::Queue`].
-    pub fn build(&self) -> Result<LineProcBuffer> {
-        self.make(None)
-    }
-
-    /// Makes the buffer under the queue name `name`, for any program to open with [`LineProcMirror::open`]. The names (`name` and
-    /// `name.control`) go away when it is dropped.
-    ///
-    /// # Errors
-    ///
-    /// [`LineError::InvalidOption`], [`LineError::Queue`].
-    pub fn create(&self, name: &str) -> Result<LineProcBuffer> {
-        self.make(Some(name))
-    }
-
-    fn make(&self, name: Option<&str>) -> Result<LineProcBuffer> {
-        if self.line_cap as u64 > self.capacity / PARTS {
-            return Err(LineError::InvalidOption {
-                option: "line_cap",
-                why: format!(
-                    "a capacity of {} carries lines of at most {} bytes",
-                    self.capacity,
-                    self.capacity / PARTS
-                ),
-            });
-        }
-        let lines = self.lines.clone().line_cap(self.line_cap).build()?;
-        let data = Queue::options()
-            .capacity(self.capacity)
-            .slots(self.slots)
-            .timestamps(true);
-        let control = Queue::options().capacity(4096).slots(1).overflow(Overflow::Lossy);
-        let (data, control) = match name {
-            None => (data.anonymous()?, control.anonymous()?),
-            Some(name) => {
-                let control = control.create(&control_name(name))?;
-                match data.create(name) {
-                    Ok(data) => (data, control),
-                    Err(error) => {
-                        let _ = control.unlink();
-                        return Err(error.into());
-                    }
-                }
-            }
-        };
-        let mut voice = control.writer("parent")?;
-        voice.append_pod(GO, &1u32, Wait::Forever)?;
-        Ok(LineProcBuffer {
-            inbox: Mutex::new(Inbox {
-                reader: data.reader()?,
-                workers: Workers::new(lines.clone(), data.clone()),
-                looked: Instant::now(),
-            }),
-            voice: Mutex::new(Voice {
-                writer: voice,
-                round: 1,
-                last_token: 0,
-            }),
-            is_stopped: AtomicBool::new(false),
-            is_forced: AtomicBool::new(false),
-            lines,
-            data,
-            control,
-            generation: fork::generation(),
-            line_cap: self.line_cap,
-        })
-    }
-}
 
 /// Keeps the last lines of workers, with their warnings, errors and log records, and with a note where one was lost.
 ///
@@ -237,6 +103,30 @@ impl LineProcBuffer {
     /// All choices.
     pub fn options() -> LineProcBufferOptions {
         LineProcBufferOptions::default()
+    }
+
+    pub(super) fn make(lines: LineBuffer, data: Queue, control: Queue, line_cap: usize) -> Result<Self> {
+        let mut voice = control.writer("parent")?;
+        voice.append_pod(GO, &1u32, Wait::Forever)?;
+        Ok(LineProcBuffer {
+            inbox: Mutex::new(Inbox {
+                reader: data.reader()?,
+                workers: Workers::new(lines.clone(), data.clone()),
+                looked: Instant::now(),
+            }),
+            voice: Mutex::new(Voice {
+                writer: voice,
+                round: 1,
+                last_token: 0,
+            }),
+            is_stopped: AtomicBool::new(false),
+            is_forced: AtomicBool::new(false),
+            lines,
+            data,
+            control,
+            generation: fork::generation(),
+            line_cap,
+        })
     }
 
     /// A mirror for a worker, to be used after a fork or in a thread. [`wait`](LineProcBuffer::wait) waits for each mirror given out here.

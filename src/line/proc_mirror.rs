@@ -2,6 +2,7 @@
 //!
 //! Not here: what the parent makes of it (`proc.rs`).
 
+use super::desk::{Begun, Desk, Gathered, Seat, State};
 use super::error::{LineError, Result};
 use super::frame::{self, Head, kind};
 use super::item::{GroupedMessage, Record, Stream};
@@ -9,7 +10,7 @@ use super::mirror::{Mirror, impl_write};
 use super::pending::{Pending, thread_lane};
 use crate::error::Error;
 use crate::sys::fork::PerProcess;
-use crate::{Observer, Queue, Start, Wait, Writer};
+use crate::{Queue, Start, Wait};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -63,55 +64,6 @@ pub struct LineProcMirror {
     alive: Arc<()>,
 }
 
-/// What one process has of a mirror.
-#[derive(Debug)]
-struct Desk {
-    state: Mutex<State>,
-    /// Rung when lines begin to gather and when the mirror closes.
-    gathering: Condvar,
-}
-
-#[derive(Debug)]
-struct State {
-    seat: Option<Seat>,
-    lanes: Vec<Begun>,
-    /// Items sent or dropped.
-    seq: u64,
-    frame: Vec<u8>,
-    gathered: Gathered,
-    is_closed: bool,
-}
-
-#[derive(Debug)]
-struct Seat {
-    writer: Writer,
-    control: Observer,
-    is_stopped: bool,
-    /// The newest round.
-    round: u32,
-    /// The round that this mirror is of.
-    mine: u32,
-}
-
-#[derive(Debug)]
-struct Begun {
-    lane: u64,
-    stream: Stream,
-    pending: Pending,
-}
-
-/// Lines that wait for company.
-#[derive(Debug, Default)]
-struct Gathered {
-    /// A whole message, ready to go; empty if there is none.
-    frame: Vec<u8>,
-    items: u64,
-    lane: u64,
-    stream: Stream,
-    has_flusher: bool,
-    since: Option<std::time::Instant>,
-}
-
 impl LineProcMirror {
     pub(crate) fn new(
         data: Queue,
@@ -149,7 +101,7 @@ impl LineProcMirror {
     /// [`LineError::Queue`] with what [`Queue::open`] says.
     pub fn open(queue: &str, name: &str) -> Result<Self> {
         let (data, control) = (Queue::open(queue)?, Queue::open(&control_name(queue))?);
-        Ok(Self::new(data, control, name, 0, None, super::proc::LINE_CAP))
+        Ok(Self::new(data, control, name, 0, None, super::proc_options::LINE_CAP))
     }
 
     /// Sends each write at once, also unfinished lines. Default: no.
@@ -531,36 +483,6 @@ enum Of<'m> {
     Group(&'m GroupedMessage),
     Record(&'m Record),
     Eof,
-}
-
-impl Seat {
-    /// Hears what the parent has said.
-    fn look(&mut self) {
-        // A lagging observer is told so once and goes on with what is there: only the newest word matters.
-        loop {
-            match self.control.pop(Wait::Never) {
-                Ok(Some(word)) => {
-                    self.is_stopped = word.kind() == super::proc::STOP;
-                    if let Ok(round) = word.pod::<u32>() {
-                        self.round = round;
-                    }
-                }
-                Err(Error::Lagged { .. }) => {}
-                Ok(None) | Err(_) => return,
-            }
-        }
-    }
-
-    fn check(&mut self) -> Result<()> {
-        self.look();
-        if self.round != self.mine {
-            return Err(LineError::Outdated);
-        }
-        match self.is_stopped {
-            true => Err(LineError::Stopped),
-            false => Ok(()),
-        }
-    }
 }
 
 pub(crate) fn control_name(queue: &str) -> String {

@@ -48,8 +48,9 @@ pub struct LineStats {
     pub lost: u64,
 }
 
-#[derive(Debug)]
-struct Begun {
+/// A line that has begun, and whose it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Begun {
     lane: Lane,
     label: Label,
     pending: Pending,
@@ -135,6 +136,16 @@ impl Store {
             end_one(begun, is_unfinished, out);
         }
         self.begun.retain(|begun| !begun.pending.is_idle());
+    }
+
+    /// The lines that have begun, to go back to them.
+    pub(crate) fn begun(&self) -> Vec<Begun> {
+        self.begun.clone()
+    }
+
+    /// Goes back to lines that had begun.
+    pub(crate) fn set_begun(&mut self, begun: Vec<Begun>) {
+        self.begun = begun;
     }
 
     /// Stores an item, as the next in number.
