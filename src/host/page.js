@@ -9,9 +9,14 @@
   let next = null, waiting = [], missed = 0, delay = 500;
 
   // What would steer a terminal, be invisible, or turn the direction of text round is shown as its code.
-  const visible = (text) => text.replace(
-    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
-    (c) => "\\u{" + c.charCodeAt(0).toString(16) + "}");
+  const visible = (text) => text
+    .replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
+      (c) => "\\u{" + c.charCodeAt(0).toString(16) + "}")
+    // Bytes that are not UTF-8 come as lone surrogates.
+    .replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, (c) => {
+      const unit = c.charCodeAt(0);
+      return unit >= 0xdc80 && unit <= 0xdcff ? "\\x" + (unit - 0xdc00).toString(16) : "\\u{" + unit.toString(16) + "}";
+    });
 
   const classOf = (item) => {
     switch (item.kind) {
@@ -53,8 +58,11 @@
     empty.textContent = rows ? "Nothing here matches." : "No lines yet.";
   };
 
+  const isAtEnd = () => list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+  const toEnd = () => { list.scrollTop = list.scrollHeight; };
+
   const show = (items) => {
-    const wasAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+    const stays = isAtEnd();
     const rows = document.createDocumentFragment();
     for (const item of items.slice(-MOST)) {
       const row = element("li", classOf(item));
@@ -71,7 +79,7 @@
     }
     list.append(rows);
     while (list.children.length > MOST) list.firstChild.remove();
-    if (wasAtEnd) list.scrollTop = list.scrollHeight;
+    if (stays) toEnd();
     count();
   };
 
@@ -128,7 +136,12 @@
     }
   };
 
-  const filter = () => { Array.from(list.children).forEach(match); count(); };
+  const filter = () => {
+    const stays = isAtEnd();
+    Array.from(list.children).forEach(match);
+    if (stays) toEnd();
+    count();
+  };
   search.addEventListener("input", filter);
   only.addEventListener("change", filter);
   pause.addEventListener("click", () => {

@@ -115,13 +115,16 @@ impl Registry {
         let record = extra.record.map(|record| record.into_record());
         match (event, record) {
             (_, Some(Ok(record))) => self.lines.push(item(Content::Record(Box::new(record))))?,
-            (Event::Text(text), _) if extra.cut > 0 => {
+            (Event::Text(text), _) if extra.cut > 0 && text.len() <= self.lines.line_cap() => {
                 let line = split_lines(&text).next().unwrap_or_default();
                 self.lines
                     .push(item(Content::Line(Line::cut_by(line.to_vec(), extra.cut, false))))?;
             }
             (Event::Text(text), _) => mirror.write_at(time, stream_of(extra.stream), &text)?,
-            (Event::Grouped(message), _) => mirror.send(&message)?,
+            (Event::Grouped(message), _) => {
+                mirror.new_line()?;
+                self.lines.push(item(Content::Grouped(message)))?;
+            }
             (Event::Close, _) => known.lanes.values().try_for_each(Mirror::send_eof)?,
             (Event::Nothing, _) => {}
         }

@@ -30,8 +30,11 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        let name = format!("{name}: ");
-        self.head.lines().find_map(|line| line.strip_prefix(name.as_str()))
+        let fields = self.head.lines().filter_map(|line| line.split_once(':'));
+        fields
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value.trim())
     }
 }
 
@@ -59,7 +62,7 @@ pub fn read_head(from: &mut impl BufRead) -> Option<Answer> {
 /// Reads one whole answer. `None`: the connection was closed instead.
 pub fn read_answer(from: &mut impl BufRead) -> Option<Answer> {
     let mut answer = read_head(from)?;
-    match answer.header("content-length").and_then(|len| len.trim().parse().ok()) {
+    match answer.header("content-length").and_then(|len| len.parse().ok()) {
         Some(len) => {
             answer.body = vec![0; len];
             from.read_exact(&mut answer.body).ok()?;
