@@ -236,6 +236,19 @@ fn the_worker_pool_counts_every_file_once_though_workers_are_killed() {
     }
 }
 
+#[cfg(feature = "log")]
+#[test]
+fn the_line_pool_shows_every_word_in_order_also_of_who_panics_or_is_killed() {
+    let _watchdog = patient_watchdog();
+    let ran = run(&mut example("line_pool"));
+    ran.must_end_with(0)
+        .must_say("all in order")
+        .must_say("no more")
+        .must_say("in the middle of a li")
+        .must_say("worker lost: signal 9 ended it");
+    assert_eq!(ran.err, "", "the parent's own standard error stays clean");
+}
+
 #[test]
 fn the_worker_pool_holds_on_this_repository() {
     let _watchdog = patient_watchdog();

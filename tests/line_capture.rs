@@ -257,6 +257,28 @@ fn what_a_killed_child_process_printed_is_there() {
 }
 
 #[test]
+fn an_unfinished_line_is_seen_at_once_and_survives_its_process() {
+    let _watchdog = minute();
+    let parent = LineProcBuffer::new(10).unwrap();
+    let mirror = parent.mirror("victim").unwrap();
+    let victim = forked(move || {
+        let captured = Capture::begin(Arc::new(mirror), Streams::Together).unwrap();
+        print("name? ");
+        stdout().flush().unwrap();
+        std::thread::sleep(Duration::from_secs(50));
+        drop(captured);
+        0
+    });
+    support::eventually("the prompt is seen", || parent.len().unwrap() == 1);
+    assert!(parent.read(1).unwrap()[0].line().unwrap().is_unfinished());
+    victim.kill();
+    assert!(parent.wait(Wait::For(Duration::from_secs(50))).unwrap());
+    let items = parent.read(None).unwrap();
+    assert_eq!(items[0].text(), "name? ");
+    assert!(matches!(items[1].content, syncq::line::Content::Lost(_)));
+}
+
+#[test]
 fn a_forked_child_prints_into_the_parents_capture_or_into_its_own() {
     let _watchdog = minute();
     let items = in_a_child(|mirror| {

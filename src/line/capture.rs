@@ -140,6 +140,10 @@ impl Capture {
     }
 }
 
+/// Nothing in it is left half done by a panic: its locks guard what is right between any two steps.
+impl std::panic::UnwindSafe for Capture {}
+impl std::panic::RefUnwindSafe for Capture {}
+
 impl Drop for Capture {
     fn drop(&mut self) {
         if self.generation != fork::generation() {

@@ -3,7 +3,7 @@
 use super::error::{LineError, Result};
 use super::item::Stream;
 use super::mirror::Mirror;
-use super::pending::Pending;
+use super::pending::{in_lane, new_lane};
 use super::quiet::quiet;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -13,9 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Bytes of a line at most.
-const CAP: usize = 1 << 20;
-
 /// Bytes that one visit takes from a pipe at most, so that others get their turn.
 const VISIT: usize = 4 << 20;
 
@@ -24,7 +21,8 @@ const VISIT: usize = 4 << 20;
 pub(super) struct Drain {
     end: OwnedFd,
     stream: Stream,
-    pending: Mutex<Pending>,
+    /// The pending line of the mirror that is this pipe's.
+    lane: u64,
 }
 
 impl Drain {
@@ -36,7 +34,7 @@ impl Drain {
         let drain = Drain {
             end,
             stream,
-            pending: Mutex::default(),
+            lane: new_lane(),
         };
         Ok((drain, write))
     }
@@ -150,8 +148,7 @@ impl Shared {
         let _quiet = quiet();
         let mut room = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         for drain in &self.drains {
-            let mut pending = drain.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut taken = 0;
+            let (mut taken, mut last) = (0, b'\n');
             while taken < VISIT {
                 let read = match rustix::io::read(&drain.end, &mut room[..]) {
                     Ok(0) => break,
@@ -160,29 +157,26 @@ impl Shared {
                     Err(_) => break,
                 };
                 taken += read;
-                let mut lines = Vec::with_capacity(read + 64);
-                pending.feed(&room[..read], CAP, |head, tail, cut| put(&mut lines, head, tail, cut));
-                self.write(drain.stream, &lines);
+                last = room[read - 1];
+                self.write(drain, &room[..read]);
+            }
+            if last != b'\n' {
+                // A prompt, say. It is to be seen, and to survive this process.
+                let _ = in_lane(drain.lane, || self.mirror.flush());
             }
         }
     }
 
     fn end_lines(&self) {
+        let _quiet = quiet();
         for drain in &self.drains {
-            let mut lines = Vec::new();
-            let mut pending = drain.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            pending.end(|head, tail, cut| put(&mut lines, head, tail, cut));
-            self.write(drain.stream, &lines);
+            // If it is refused, the mirror still has the line, and sends it when it is closed.
+            let _ = in_lane(drain.lane, || self.mirror.new_line());
         }
     }
 
-    /// Whole lines only: which thread brings them makes no difference then.
-    fn write(&self, stream: Stream, lines: &[u8]) {
-        if lines.is_empty() {
-            return;
-        }
-        let _quiet = quiet();
-        match self.mirror.write_bytes(stream, lines) {
+    fn write(&self, drain: &Drain, bytes: &[u8]) {
+        match in_lane(drain.lane, || self.mirror.write_bytes(drain.stream, bytes)) {
             Ok(()) => {
                 let (lost, told) = (self.lost.load(Ordering::Relaxed), self.told.load(Ordering::Relaxed));
                 if lost > told
@@ -194,16 +188,7 @@ impl Shared {
                     self.told.store(lost, Ordering::Relaxed);
                 }
             }
-            Err(_) => drop(self.lost.fetch_add(lines.len() as u64, Ordering::Relaxed)),
+            Err(_) => drop(self.lost.fetch_add(bytes.len() as u64, Ordering::Relaxed)),
         }
     }
-}
-
-fn put(lines: &mut Vec<u8>, head: &[u8], tail: &[u8], cut: u64) {
-    lines.extend_from_slice(head);
-    lines.extend_from_slice(tail);
-    if cut > 0 {
-        lines.extend_from_slice(format!(" [{cut} bytes cut]").as_bytes());
-    }
-    lines.push(b'\n');
 }

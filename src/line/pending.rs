@@ -7,18 +7,37 @@ use super::item::floor_char;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number for the calling thread that no other one in this process has or had. Never 0.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+thread_local!(static LANE: Cell<u64> = const { Cell::new(0) });
+
+/// A number that no lane in this process has or had. Never 0.
+pub(crate) fn new_lane() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The lane of the calling thread: a number that no other thread in this process has or had. Never 0.
 pub(crate) fn thread_lane() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    thread_local!(static LANE: Cell<u64> = const { Cell::new(0) });
     // A thread that is being torn down has no thread-locals left; such threads share a lane.
     LANE.try_with(|lane| {
         if lane.get() == 0 {
-            lane.set(NEXT.fetch_add(1, Ordering::Relaxed));
+            lane.set(new_lane());
         }
         lane.get()
     })
     .unwrap_or(u64::MAX)
+}
+
+/// Runs `body` with another lane for this thread: so that what comes out of one pipe is one line, whichever thread carries it.
+pub(crate) fn in_lane<T>(lane: u64, body: impl FnOnce() -> T) -> T {
+    /// Goes back also if `body` panics.
+    struct Back(u64);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            let _ = LANE.try_with(|lane| lane.set(self.0));
+        }
+    }
+    let _back = Back(LANE.try_with(|own| own.replace(lane)).unwrap_or(0));
+    body()
 }
 
 /// The beginning of a line, at most `cap` bytes of it.
