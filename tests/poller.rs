@@ -16,6 +16,14 @@ use syncq::channel::{
 };
 
 #[test]
+fn a_poller_can_be_sent_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Poller>();
+    is_send::<Event>();
+    is_send::<syncq::channel::Waker>();
+}
+
+#[test]
 fn an_empty_poller_waits_its_time_and_says_nothing() {
     let _watchdog = minute();
     let mut poller = Poller::new().unwrap();

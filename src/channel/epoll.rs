@@ -5,6 +5,7 @@
 use super::Interest;
 use rustix::event::{Timespec, epoll, eventfd};
 use rustix::io::Errno;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -59,16 +60,12 @@ pub(super) enum Registered {
 /// Events taken from the kernel in one go. What is more comes with the next: it hands them out in turn.
 const BATCH: usize = 1024;
 
+#[derive(Debug)]
 pub(super) struct Epoll {
     fd: OwnedFd,
-    batch: Vec<epoll::Event>,
+    /// What the last wait gave.
+    batch: Vec<Ready>,
     pub(super) waker: Arc<OwnedFd>,
-}
-
-impl std::fmt::Debug for Epoll {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Epoll").field("fd", &self.fd).finish_non_exhaustive()
-    }
 }
 
 fn data(token: Token, side: Side) -> epoll::EventData {
@@ -97,7 +94,7 @@ impl Epoll {
         )?;
         Ok(Epoll {
             fd: new_epoll(&waker)?,
-            batch: Vec::with_capacity(BATCH),
+            batch: Vec::new(),
             waker: Arc::new(waker),
         })
     }
@@ -192,11 +189,13 @@ impl Epoll {
             };
             limit = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
         }
-        let buffer = rustix::buffer::spare_capacity(&mut self.batch);
-        match epoll::wait(&self.fd, buffer, limit.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
+        let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); BATCH];
+        match epoll::wait(&self.fd, &mut buffer, limit.as_ref()) {
+            Ok((events, _)) => self.batch.extend(events.iter().map(decode)),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
+        Ok(())
     }
 
     /// How many events the last wait gave.
@@ -206,18 +205,21 @@ impl Epoll {
 
     /// One of them.
     pub(super) fn ready(&self, at: usize) -> Ready {
-        let event = self.batch[at];
-        let (flags, data) = (event.flags, event.data.u64());
-        let is_over = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-        Ready {
-            token: Token {
-                index: (data as u32) >> 1,
-                generation: (data >> 32) as u32,
-            },
-            side: if data & 1 == 0 { Side::First } else { Side::Second },
-            readable: is_over || flags.contains(epoll::EventFlags::IN),
-            writable: is_over || flags.contains(epoll::EventFlags::OUT),
-        }
+        self.batch[at]
+    }
+}
+
+fn decode(event: &epoll::Event) -> Ready {
+    let (flags, data) = (event.flags, event.data.u64());
+    let is_over = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+    Ready {
+        token: Token {
+            index: (data as u32) >> 1,
+            generation: (data >> 32) as u32,
+        },
+        side: if data & 1 == 0 { Side::First } else { Side::Second },
+        readable: is_over || flags.contains(epoll::EventFlags::IN),
+        writable: is_over || flags.contains(epoll::EventFlags::OUT),
     }
 }
 

@@ -1,0 +1,333 @@
+//! What channels and the poller cost: lines over a socket and a pipe next to a bare loop with std in the same run, the cost of an event
+//! with 1 to 4,000 sources registered, and a queue's messages through a poller.
+//!
+//! `cargo bench --bench channel` does all; `-- lines`, `-- sources` or `-- queue` one part. Rounds of what is compared take turns; printed are
+//! the median and the 10th to 90th percentile. For other tools: `-- stream LINES` is one plain run of lines through a poller (`strace -f -c`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use syncq::channel::{Buffering, Channel, Input, PipeChannel, Poller, QueueChannel, SocketChannel, What};
+use syncq::{Queue, Wait};
+
+const LINE: [u8; 64] = {
+    let mut line = [b'x'; 64];
+    line[63] = b'\n';
+    line
+};
+const SOON: Wait = Wait::For(Duration::from_secs(60));
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test` runs benches once, without `--bench`; there is nothing to test about speed.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return;
+    }
+    let words: Vec<&str> = arguments
+        .iter()
+        .map(String::as_str)
+        .filter(|word| *word != "--bench")
+        .collect();
+    match words[..] {
+        ["stream", lines] => {
+            let rate = through_poller(lines.parse().expect("a number of lines"), Over::Socket);
+            println!("{:.2} M lines/s", rate / 1e6);
+        }
+        ["lines"] => lines(),
+        ["sources"] => sources(),
+        ["queue"] => queue(),
+        _ => {
+            lines();
+            sources();
+            queue();
+        }
+    }
+}
+
+/// Median, and 10th and 90th percentile.
+fn spread(mut samples: Vec<f64>) -> (f64, f64, f64) {
+    samples.sort_by(f64::total_cmp);
+    let at = |part: f64| samples[((samples.len() - 1) as f64 * part).round() as usize];
+    (at(0.5), at(0.1), at(0.9))
+}
+
+fn print(what: &str, samples: Vec<f64>, unit: &str) -> f64 {
+    let (median, low, high) = spread(samples);
+    println!("  {what:<44} {median:>9.2} {unit}   ({low:.2} to {high:.2})");
+    median
+}
+
+#[derive(Clone, Copy)]
+enum Over {
+    Socket,
+    Pipe,
+}
+
+// --------------------------------------------------------------------------------------------------------------- lines
+
+const LINES: usize = 500_000;
+const ROUNDS: usize = 15;
+
+fn descriptors(over: Over) -> (OwnedFd, OwnedFd) {
+    match over {
+        Over::Socket => {
+            let (one, other) = UnixStream::pair().expect("a pair");
+            (one.into(), other.into())
+        }
+        Over::Pipe => {
+            let (faucet, sink) = PipeChannel::pipe().expect("a pipe");
+            (
+                faucet.into_inner().faucet.expect("a faucet"),
+                sink.into_inner().sink.expect("a sink"),
+            )
+        }
+    }
+}
+
+/// A thread that writes so many lines, 1024 in a write, as fast as they are taken.
+fn writer(sink: OwnedFd, lines: usize) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut sink = std::fs::File::from(sink);
+        let chunk = LINE.repeat(1024);
+        let mut left = lines * LINE.len();
+        while left > 0 {
+            let now = left.min(chunk.len());
+            sink.write_all(&chunk[..now]).expect("a reader");
+            left -= now;
+        }
+    })
+}
+
+/// Lines per second through a poller.
+fn through_poller(lines: usize, over: Over) -> f64 {
+    let (faucet, sink) = descriptors(over);
+    let mut poller = Poller::new().expect("a poller");
+    match over {
+        Over::Socket => {
+            let socket = SocketChannel::new(faucet).expect("a stream");
+            poller.register(socket.with_buffering(Buffering::lines()))
+        }
+        Over::Pipe => poller.register(PipeChannel::reading(faucet).with_buffering(Buffering::lines())),
+    };
+    let start = Instant::now();
+    let writer = writer(sink, lines);
+    let (mut count, mut events) = (0, Vec::new());
+    while count < lines {
+        poller.poll_into(&mut events, SOON).expect("events");
+        for event in events.drain(..) {
+            if let What::Line(line) = event.what {
+                assert_eq!(line.bytes.len(), LINE.len());
+                count += 1;
+            }
+        }
+    }
+    let rate = lines as f64 / start.elapsed().as_secs_f64();
+    writer.join().expect("it has written");
+    rate
+}
+
+/// The same with std alone, blocking: a line at a time into the same buffer, and as lines of their own.
+fn through_std(lines: usize, over: Over, is_owned: bool) -> f64 {
+    let (faucet, sink) = descriptors(over);
+    let start = Instant::now();
+    let writer = writer(sink, lines);
+    let mut reader = BufReader::with_capacity(64 << 10, std::fs::File::from(faucet));
+    let (mut count, mut line) = (0, Vec::new());
+    while reader.read_until(b'\n', &mut line).expect("lines") > 0 {
+        assert_eq!(line.len(), LINE.len());
+        count += 1;
+        match is_owned {
+            true => drop(std::mem::take(&mut line)),
+            false => line.clear(),
+        }
+    }
+    assert_eq!(count, lines);
+    let rate = lines as f64 / start.elapsed().as_secs_f64();
+    writer.join().expect("it has written");
+    rate
+}
+
+fn lines() {
+    for (name, over) in [("a socket pair", Over::Socket), ("a pipe", Over::Pipe)] {
+        println!("lines of 64 bytes over {name}, one thread to another:");
+        let mut samples = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..ROUNDS {
+            samples[0].push(through_poller(LINES, over) / 1e6);
+            samples[1].push(through_std(LINES, over, true) / 1e6);
+            samples[2].push(through_std(LINES, over, false) / 1e6);
+        }
+        let [poller, owned, reused] = samples;
+        let poller = print("poller, each line an event", poller, "M/s");
+        let owned = print("BufReader::read_until, each line a Vec", owned, "M/s");
+        print("BufReader::read_until, one Vec for all", reused, "M/s");
+        println!("  ratio to the second: {:.2}", poller / owned);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- sources
+
+/// Nanoseconds for write, poll and read of one byte, with so many sources registered.
+fn one_of(sources: usize) -> Vec<f64> {
+    let mut poller = Poller::new().expect("a poller");
+    let mut others: Vec<UnixStream> = (0..sources)
+        .map(|_| {
+            let (one, other) = UnixStream::pair().expect("descriptors: see ulimit -n");
+            poller.register(SocketChannel::new(one).expect("a stream"));
+            other
+        })
+        .collect();
+    let mut events = Vec::new();
+    poller.poll_into(&mut events, Wait::Never).expect("nothing");
+    let per_sample = 500;
+    let mut samples = Vec::new();
+    for sample in 0..40 {
+        let start = Instant::now();
+        for n in 0..per_sample {
+            // All over the place.
+            let at = (sample * per_sample + n) * 7919 % sources;
+            others[at].write_all(b"x").expect("a reader");
+            assert_eq!(poller.poll_into(&mut events, SOON).expect("an event"), 1);
+            events.clear();
+        }
+        samples.push(start.elapsed().as_nanos() as f64 / per_sample as f64);
+    }
+    samples
+}
+
+fn sources() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(8300.min(hard)), hard).expect("within the hard limit");
+    println!("one event (write a byte, poll, read it), by how many sources are registered:");
+    let counts = [1, 10, 100, 1000, 4000];
+    let mut samples = counts.map(|_| Vec::new());
+    for _ in 0..3 {
+        for (samples, count) in samples.iter_mut().zip(counts) {
+            samples.extend(one_of(count));
+        }
+    }
+    let medians = std::array::from_fn::<f64, 5, _>(|n| {
+        print(&format!("{} sources", counts[n]), std::mem::take(&mut samples[n]), "ns")
+    });
+    println!("  4,000 to 1: {:.2}", medians[4] / medians[0]);
+}
+
+// --------------------------------------------------------------------------------------------------------------- queue
+
+/// Microseconds for a question and its answer between two threads, each with a poller.
+fn round_trips(here: impl Channel, there: impl Channel, count: usize) -> f64 {
+    let answering = std::thread::spawn(move || {
+        let mut poller = Poller::new().expect("a poller");
+        let token = poller.register(there);
+        loop {
+            for event in poller.poll(SOON).expect("events") {
+                match event.what {
+                    What::Data(data) => poller
+                        .channel(token)
+                        .expect("it is registered")
+                        .write(&data, SOON)
+                        .expect("room"),
+                    _ => return,
+                }
+            }
+        }
+    });
+    let mut poller = Poller::new().expect("a poller");
+    let token = poller.register(here);
+    let start = Instant::now();
+    for _ in 0..count {
+        let channel = poller.channel(token).expect("it is registered");
+        channel.write(&LINE, SOON).expect("room");
+        let events = poller.poll(SOON).expect("an answer");
+        assert!(matches!(&events[..], [event] if matches!(event.what, What::Data(_))));
+    }
+    let each = start.elapsed().as_secs_f64() * 1e6 / count as f64;
+    poller
+        .channel(token)
+        .expect("it is registered")
+        .shutdown_write()
+        .expect("room");
+    answering.join().expect("it has answered");
+    each
+}
+
+/// Messages per second from one thread to another, through channels or through the queue itself.
+fn messages(count: usize, how: How) -> f64 {
+    let queue = Queue::options().capacity(1 << 20).anonymous().expect("memory");
+    let (mut reader, mut writer) = (queue.reader().expect("a slot"), queue.writer("w").expect("a slot"));
+    let start = Instant::now();
+    let writing = std::thread::spawn(move || match how {
+        How::Bare => {
+            for _ in 0..count {
+                writer.append("data", &LINE, SOON).expect("room");
+            }
+        }
+        _ => {
+            let mut channel = QueueChannel::writing(writer).expect("descriptors");
+            for _ in 0..count {
+                channel.write(&LINE, SOON).expect("room");
+            }
+            assert!(channel.finish(SOON).expect("room"));
+        }
+    });
+    match how {
+        How::Bare => {
+            for _ in 0..count {
+                reader.pop(SOON).expect("a whole queue").expect("a message");
+            }
+        }
+        How::Channel => {
+            let mut channel = QueueChannel::reading(reader).expect("descriptors");
+            while channel.read(SOON).expect("a whole queue") != Input::End {}
+        }
+        How::Poller => {
+            let mut poller = Poller::new().expect("a poller");
+            poller.register(QueueChannel::reading(reader).expect("descriptors"));
+            let (mut events, mut is_over) = (Vec::new(), false);
+            while !is_over {
+                poller.poll_into(&mut events, SOON).expect("events");
+                is_over = events.drain(..).any(|event| matches!(event.what, What::End));
+            }
+        }
+    }
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    writing.join().expect("it has written");
+    rate
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    Bare,
+    Channel,
+    Poller,
+}
+
+fn queue() {
+    println!("64 bytes there and back, a thread with a poller at either end:");
+    let mut samples = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        let [one, other] = [(), ()].map(|()| Queue::options().anonymous().expect("memory"));
+        let channel = |reads: &Queue, writes: &Queue| {
+            QueueChannel::new(reads.reader().expect("a slot"), writes.writer("w").expect("a slot"))
+                .expect("descriptors")
+        };
+        samples[0].push(round_trips(channel(&one, &other), channel(&other, &one), 2000));
+        let (one, other) = SocketChannel::pair().expect("descriptors");
+        samples[1].push(round_trips(one, other, 2000));
+    }
+    let [queues, sockets] = samples;
+    print("two queues, by their doorbells", queues, "us");
+    print("a socket pair", sockets, "us");
+    println!("messages of 64 bytes through a queue, one thread to another:");
+    let mut samples = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (samples, how) in samples.iter_mut().zip([How::Poller, How::Channel, How::Bare]) {
+            samples.push(messages(300_000, how) / 1e6);
+        }
+    }
+    let [poller, channel, bare] = samples;
+    print("channels, read by a poller", poller, "M/s");
+    print("channels, read one by one", channel, "M/s");
+    print("append and pop", bare, "M/s");
+}
