@@ -26,7 +26,7 @@ pub struct Measured {
     pub values: Vec<f64>,
     /// Time of one trip or message over the whole measured part, in nanoseconds: for how many to do next time.
     pub each: f64,
-    /// Time that was measured.
+    /// Time that grows with the count: what was measured, and the warm-up.
     pub elapsed: Duration,
 }
 
@@ -333,7 +333,9 @@ fn measured(work: Work, shape: &Shape, count: Count, board: &Board) -> Measured 
         Work::RoundTrip => Measured {
             values: vec![result(0), result(1), result(2)],
             each: result(7) / (count.main * count.chunk) as f64,
-            elapsed: Duration::from_nanos(result(7) as u64),
+            elapsed: Duration::from_nanos(
+                (result(7) * count.trips() as f64 / (count.main * count.chunk) as f64) as u64,
+            ),
         },
         Work::Alternate { .. } => Measured {
             values: vec![result(0)],
@@ -354,7 +356,7 @@ fn measured(work: Work, shape: &Shape, count: Count, board: &Board) -> Measured 
             Measured {
                 values: vec![each, busy as f64 / count.main as f64],
                 each,
-                elapsed: Duration::from_nanos(elapsed),
+                elapsed: Duration::from_nanos(elapsed + elapsed * count.warm / count.main),
             }
         }
     }

@@ -38,6 +38,8 @@ const PATIENCE: u32 = 2;
 struct Progress {
     /// Nanoseconds of one trip or message; `None` before the first run.
     each: Option<f64>,
+    /// What a run costs beside its measured part: processes, warm-up, tidying up.
+    overhead: Duration,
     failures: u32,
 }
 
@@ -47,11 +49,10 @@ pub fn play(plan: &Plan, groups: &[Group], results: &mut Results, mut done: impl
     let end = Instant::now() + plan.budget;
     // One round more, for finding out how many a run can do; its figures are not used.
     let mut left: usize = groups.iter().map(|group| group.entries.len() * (plan.rounds + 1)).sum();
-    // What a run costs beside its measured part: processes, warm-up, tidying up. A running mean.
-    let mut overhead = Duration::from_millis(10);
     for group in groups {
         let fresh = |_: &Entry| Progress {
             each: None,
+            overhead: Duration::ZERO,
             failures: 0,
         };
         let mut progress: Vec<Progress> = group.entries.iter().map(fresh).collect();
@@ -65,7 +66,7 @@ pub fn play(plan: &Plan, groups: &[Group], results: &mut Results, mut done: impl
                 left = left.saturating_sub(1);
                 let mut measured = None;
                 if state.failures < PATIENCE {
-                    let target = share.saturating_sub(overhead).clamp(SHORTEST, plan.longest);
+                    let target = share.saturating_sub(state.overhead).clamp(SHORTEST, plan.longest);
                     let fits = |each: f64| (target.as_nanos() as f64 / each) as u64;
                     let count = state
                         .each
@@ -82,7 +83,7 @@ pub fn play(plan: &Plan, groups: &[Group], results: &mut Results, mut done: impl
                 match measured {
                     Some(found) => {
                         state.each = Some(found.each.max(0.1));
-                        overhead = (overhead * 15 + start.elapsed().saturating_sub(found.elapsed)) / 16;
+                        state.overhead = start.elapsed().saturating_sub(found.elapsed);
                         if round > 0 {
                             for figure in entry.figures(&found) {
                                 results.add(&figure.case, entry.subject(), figure.unit, figure.value);
