@@ -9,11 +9,14 @@ mod fail;
 mod findings;
 mod follow;
 mod format;
+mod frame;
 mod json;
 mod lines;
 mod measure;
 mod output;
 mod prometheus;
+mod recording;
+mod rig;
 mod sample;
 mod show;
 mod stop;
@@ -52,8 +55,15 @@ enum Command {
     Run(run::Run),
     Stat(stat::Stat),
     Doctor(doctor::Doctor),
+    Top(top::Top),
+    Latency(latency::Latency),
+    Bench(bench::Bench),
+    Record(record::Record),
+    Replay(replay::Replay),
     Completions(completions::Completions),
     Man(man::Man),
+    #[command(hide = true)]
+    Peer(peer::Peer),
 }
 
 fn execute(cli: Cli) -> Outcome {
@@ -70,6 +80,12 @@ fn execute(cli: Cli) -> Outcome {
         Command::Run(run) => run.run(stop),
         Command::Stat(stat) => stat.run(out, stop),
         Command::Doctor(doctor) => doctor.run(out, stop),
+        Command::Top(top) => top.run(out, stop),
+        Command::Latency(latency) => latency.run(out, stop),
+        Command::Bench(bench) => bench.run(out, stop),
+        Command::Record(record) => record.run(stop),
+        Command::Replay(replay) => replay.run(stop),
+        Command::Peer(peer) => peer.run(stop),
         Command::Completions(completions) => completions.run(out),
         Command::Man(man) => man.run(out),
     }

@@ -96,6 +96,18 @@ impl Sample {
     pub(crate) fn member(&self, id: MemberId) -> Option<&MemberInfo> {
         self.members.iter().find(|member| member.id == id)
     }
+
+    /// Messages a second that a member appended and popped or passed over.
+    pub(crate) fn member_rate(&self, before: &Sample, member: &MemberInfo) -> Option<f64> {
+        if before.stats.instance != self.stats.instance {
+            return None;
+        }
+        let was = before.member(member.id)?;
+        let seconds = self.at.duration_since(before.at).as_secs_f64();
+        let handled = |m: &MemberInfo| m.appended.wrapping_add(m.popped).wrapping_add(m.screened);
+        let news = handled(member).wrapping_sub(handled(was)) as i64;
+        (seconds > 0.0 && news >= 0).then(|| news as f64 / seconds)
+    }
 }
 
 /// As it is called on the screen and in JSON.

@@ -40,6 +40,16 @@ pub(crate) fn rate(rate: Option<f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", count(rate)))
 }
 
+/// `3.2 µs`.
+pub(crate) fn short_time(nanos: u64) -> String {
+    match nanos {
+        n if n < 1_000 => format!("{n} ns"),
+        n if n < 1_000_000 => format!("{:.2} µs", n as f64 / 1e3),
+        n if n < 1_000_000_000 => format!("{:.2} ms", n as f64 / 1e6),
+        n => format!("{:.2} s", n as f64 / 1e9),
+    }
+}
+
 /// Time since then, in its two largest units.
 pub(crate) fn age(since: SystemTime) -> String {
     let seconds = since.elapsed().unwrap_or(Duration::ZERO).as_secs();
@@ -99,6 +109,7 @@ pub(crate) enum Look {
     Green,
     Yellow,
     Cyan,
+    Reverse,
 }
 
 impl Look {
@@ -112,6 +123,7 @@ impl Look {
             Look::Green => "32",
             Look::Yellow => "33",
             Look::Cyan => "36",
+            Look::Reverse => "7",
         }
     }
 
@@ -200,6 +212,7 @@ mod tests {
         assert_eq!(count(0.5), "0.5");
         assert_eq!(count(1234.0), "1.2k");
         assert_eq!(count(123_456_789.0), "123M");
+        assert_eq!(short_time(1_500), "1.50 µs");
     }
 
     #[test]

@@ -196,6 +196,7 @@ fn half_made_and_hostile_files_are_shown_as_unreadable_and_hurt_nobody() {
         &["doctor", "--patience", "50ms"][..],
         &["stat"],
         &["stat", "-f", "prometheus"],
+        &["top", "--once", "--interval", "10ms"],
     ] {
         let ran = run(command);
         assert!(matches!(ran.code, Some(0 | 1)), "{command:?}: {ran:?}");
@@ -437,6 +438,7 @@ fn looking_maps_read_only_and_takes_no_slot_and_no_lock() {
         &["info", name],
         &["tail", name, "--timeout", "100ms"],
         &["stat", name, "-i", "10ms", "-n", "3"],
+        &["top", "--once", "--interval", "10ms", name],
         &["doctor", name, "--patience", "50ms"],
     ] {
         let traced = Command::new("strace")
