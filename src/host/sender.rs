@@ -86,7 +86,7 @@ impl Sender {
 
     pub(super) fn run(mut self) {
         // What the HTTP library logs is not to come back as lines to be sent.
-        // let _quiet = crate::line::quiet();
+        let _quiet = crate::line::quiet();
         while let Some((entry, dropped)) = self.next() {
             let fate = self.deliver(entry, dropped);
             let mut state = self.way.lock();

@@ -98,6 +98,8 @@ impl HostService {
         let mut threads = vec![spawn("syncq-host-news", Box::new(watch_lines))?];
         let shared = Arc::new(Shared::new(buffer, address, heard, stopped.clone()));
         let serve = move || {
+            // Should a library here log, and the log lead here.
+            let _quiet = crate::line::quiet();
             runtime.block_on(accept(listener, shared, stopped));
             runtime.shutdown_background();
             drop(over);
