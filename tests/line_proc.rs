@@ -317,6 +317,53 @@ fn force_stop_waits_for_nobody() {
 }
 
 #[test]
+fn who_dies_of_an_earlier_round_is_not_lost_in_the_next() {
+    let _watchdog = minute();
+    let buffer = LineProcBuffer::new(10).unwrap();
+    let (mirror, wrote) = (buffer.mirror("of the first round").unwrap(), SharedWord::new());
+    let worker = forked(|| {
+        mirror.write("x\n").unwrap();
+        wrote.raise();
+        std::thread::sleep(Duration::from_secs(50));
+        0
+    });
+    wrote.wait_for(1);
+    buffer.force_stop().unwrap();
+    buffer.reset_states().unwrap();
+    worker.kill();
+    let next = buffer.mirror("of the second").unwrap();
+    next.write("y\n").unwrap();
+    assert!(!buffer.wait(Wait::For(Duration::from_millis(100))).unwrap());
+    next.close().unwrap();
+    assert!(buffer.wait(LONG).unwrap());
+    assert_eq!(all(&buffer), ["x", "y"]);
+    assert_eq!(
+        buffer.queue().members().len(),
+        1,
+        "the dead one was buried all the same"
+    );
+}
+
+#[test]
+fn threads_that_end_with_an_unfinished_line_do_not_pile_up() {
+    let _watchdog = minute();
+    let buffer = LineProcBuffer::new(10_000).unwrap();
+    let mirror = buffer.mirror("m").unwrap();
+    for n in 0..1100 {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| assert!(mirror.write(format!("{n}")).is_ok()))
+                .join()
+                .unwrap()
+        });
+    }
+    assert_eq!(all(&buffer).len(), 1100 - 1024);
+    mirror.close().unwrap();
+    let lines = all(&buffer);
+    assert!(lines.iter().enumerate().all(|(n, line)| *line == n.to_string()) && lines.len() == 1100);
+}
+
+#[test]
 fn a_mirror_in_use_before_the_fork_is_another_one_in_the_child() {
     let _watchdog = minute();
     let buffer = LineProcBuffer::new(100).unwrap();

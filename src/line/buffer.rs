@@ -11,7 +11,7 @@ use super::store::{Label, Lane, LineStats, Store};
 use crate::sys::fork;
 use crate::wait::{Deadline, Wait};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -90,6 +90,8 @@ impl LineBufferOptions {
                 news: Condvar::new(),
                 state: State::default(),
                 next_mirror: AtomicU64::new(1),
+                waiting: AtomicUsize::new(0),
+                maxlen: self.maxlen,
                 line_cap: self.line_cap,
                 keep: self.keep,
             }),
@@ -124,6 +126,9 @@ struct Inner {
     news: Condvar,
     state: State,
     next_mirror: AtomicU64,
+    /// How many wait for news, counted with the store locked: where nobody does, news are not worth a system call.
+    waiting: AtomicUsize,
+    maxlen: usize,
     line_cap: usize,
     keep: Option<Keep>,
 }
@@ -345,8 +350,7 @@ impl LineBuffer {
             return self.store_all_kept(&mut out);
         }
         out.into_iter().for_each(|item| store.push(item));
-        drop(store);
-        self.inner.news.notify_all();
+        self.tell(store);
         Ok(())
     }
 
@@ -360,9 +364,17 @@ impl LineBuffer {
     fn store_all_kept(&self, items: &mut Vec<LineItem>) -> Result<()> {
         let mut store = self.lock()?;
         items.drain(..).for_each(|item| store.push(item));
-        drop(store);
-        self.inner.news.notify_all();
+        self.tell(store);
         Ok(())
+    }
+
+    /// Wakes who waits for news.
+    fn tell(&self, store: MutexGuard<'_, Store>) {
+        let is_awaited = self.inner.waiting.load(Ordering::Relaxed) > 0;
+        drop(store);
+        if is_awaited {
+            self.inner.news.notify_all();
+        }
     }
 }
 
@@ -405,8 +417,7 @@ impl Mirror for LineBuffer {
             Ok(mut store) => {
                 store.clear();
                 self.inner.state.is_closed.store(true, Ordering::Release);
-                drop(store);
-                self.inner.news.notify_all();
+                self.tell(store);
                 Ok(())
             }
             Err(LineError::Closed) => Ok(()),
@@ -435,12 +446,10 @@ impl Lines for LineBuffer {
                 return Ok(false);
             }
             let slice = deadline.cap(Duration::from_secs(3600));
-            store = self
-                .inner
-                .news
-                .wait_timeout(store, slice)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.inner.waiting.fetch_add(1, Ordering::Relaxed);
+            let waited = self.inner.news.wait_timeout(store, slice);
+            store = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.inner.waiting.fetch_sub(1, Ordering::Relaxed);
             self.check()?;
         }
     }
@@ -455,13 +464,7 @@ impl Lines for LineBuffer {
     }
 
     fn maxlen(&self) -> usize {
-        // A number that never changes: no error is worth asking for it.
-        let store = self.inner.store.try_lock();
-        match (&store, fork::generation() == self.inner.generation) {
-            (Ok(store), _) => store.maxlen(),
-            (_, true) => self.inner.store.lock().unwrap_or_else(PoisonError::into_inner).maxlen(),
-            (_, false) => 0,
-        }
+        self.inner.maxlen
     }
 
     fn stop_all_mirrors(&self) -> Result<()> {

@@ -13,7 +13,7 @@ use super::workers::Workers;
 use crate::sys::fork;
 use crate::wait::Deadline;
 use crate::{Queue, Reader, Wait, Writer};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,8 @@ pub struct LineProcBuffer {
     data: Queue,
     control: Queue,
     inbox: Mutex<Inbox>,
+    /// How many want the inbox for a moment: who receives over and over lets them in.
+    wanting: AtomicUsize,
     voice: Mutex<Voice>,
     is_stopped: AtomicBool,
     /// `force_stop` was called: nobody is waited for.
@@ -114,6 +116,7 @@ impl LineProcBuffer {
                 workers: Workers::new(lines.clone(), data.clone()),
                 looked: Instant::now(),
             }),
+            wanting: AtomicUsize::new(0),
             voice: Mutex::new(Voice {
                 writer: voice,
                 round: 1,
@@ -168,6 +171,7 @@ impl LineProcBuffer {
         self.check()?;
         let deadline = Deadline::of(wait.into());
         loop {
+            self.give_way();
             let before = self.lines.next_seq()?;
             let Some(mut inbox) = self.try_inbox() else {
                 // Another thread receives: what it gets is in the buffer.
@@ -330,7 +334,17 @@ impl LineProcBuffer {
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wanting.fetch_add(1, Ordering::Relaxed);
+        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wanting.fetch_sub(1, Ordering::Relaxed);
+        inbox
+    }
+
+    /// Lets others in who want the inbox. A mutex does not: it goes to who is quickest, and that is who just let go of it.
+    fn give_way(&self) {
+        while self.wanting.load(Ordering::Relaxed) > 0 {
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 
     fn try_inbox(&self) -> Option<MutexGuard<'_, Inbox>> {
@@ -353,6 +367,7 @@ impl LineProcBuffer {
     /// Takes what is there, or comes for as long as `slice`.
     fn take_for(&self, slice: Duration) -> Result<()> {
         self.check()?;
+        self.give_way();
         match self.try_inbox() {
             Some(mut inbox) => drop(inbox.take(slice)?),
             None => drop(self.lines.wait_for(self.lines.next_seq()?, Wait::For(slice))?),

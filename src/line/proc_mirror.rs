@@ -27,6 +27,9 @@ pub enum WhenFull {
 /// How many bytes of text go into one message at most, as a part of the queue's capacity.
 pub(crate) const PARTS: u64 = 8;
 
+/// More threads than this do not have a pending line each; the oldest then ends where it is.
+const MAX_LANES: usize = 1024;
+
 /// Longest name of a mirror, as that of a member of a queue.
 const MAX_NAME: usize = 64;
 
@@ -255,6 +258,12 @@ impl LineProcMirror {
         let at = match lanes.iter().position(|begun| begun.lane == lane) {
             Some(at) => at,
             None => {
+                if lanes.len() >= MAX_LANES {
+                    // Of a thread that has left it unfinished, most likely.
+                    self.send_gathered(seat, gathered)?;
+                    self.end_line(seat, &mut lanes[0], seq, frame)?;
+                    lanes.remove(0);
+                }
                 lanes.push(Begun {
                     lane,
                     stream,
@@ -294,7 +303,7 @@ impl LineProcMirror {
             let _ = self.send_ahead(seat, begun, *seq, frame);
         }
         if begun.pending.is_idle() && lanes.len() > 1 {
-            lanes.swap_remove(at);
+            lanes.remove(at);
         }
         Ok(())
     }

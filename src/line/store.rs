@@ -200,10 +200,6 @@ impl Store {
         (self.items.len() + pending).min(self.maxlen)
     }
 
-    pub(crate) fn maxlen(&self) -> usize {
-        self.maxlen
-    }
-
     pub(crate) fn clear(&mut self) {
         self.items.clear();
         self.begun.clear();

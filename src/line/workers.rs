@@ -26,6 +26,8 @@ pub(crate) struct Workers {
     watched: HashSet<u32>,
     /// Processes that were heard of, among the watched.
     heard: HashSet<u32>,
+    /// Members that were there when the round began: what becomes of them is of the past.
+    outdated: HashSet<MemberId>,
     /// Items that are ready to be stored.
     ready: Vec<LineItem>,
 }
@@ -81,6 +83,7 @@ impl Workers {
             expected: HashMap::new(),
             watched: HashSet::new(),
             heard: HashSet::new(),
+            outdated: HashSet::new(),
             ready: Vec::new(),
         }
     }
@@ -118,6 +121,7 @@ impl Workers {
     /// All that came before is of the past.
     pub(crate) fn next_round(&mut self) {
         self.round += 1;
+        self.outdated = self.queue.members().into_iter().map(|member| member.id).collect();
         self.known.clear();
         self.expected.clear();
         self.watched.clear();
@@ -331,7 +335,10 @@ impl Workers {
                 None => {
                     self.watched.remove(&dead.pid);
                     // A child that ended well and had nothing to say is no loss.
-                    let is_lost = dead.member.is_some() || dead.ending != Ending::Exited(0);
+                    let is_lost = match dead.member {
+                        Some(id) => !self.outdated.contains(&id),
+                        None => dead.ending != Ending::Exited(0),
+                    };
                     (self.lines.new_origin(&dead.name, dead.pid), is_lost)
                 }
             };
