@@ -353,11 +353,22 @@ fn an_oldest_record_at_no_records_beginning_is_corrupt() {
         bare.set(CONTROL + 144, 8);
         let joined = queue.joining().start(Start::Oldest).reader();
         assert!(matches!(joined, Err(Error::Corrupt { at: 8, .. })), "{joined:?}");
-        // An append that has to move it on finds it too.
-        bare.set(CONTROL + 136, 0);
-        bare.set(CONTROL + 144, 0u64.wrapping_sub(8192 + 8));
-        let appended = queue.writer("w").unwrap().append("", &[1; 600], Wait::Never);
-        assert!(matches!(appended, Err(Error::Corrupt { .. })), "{appended:?}");
+        // An append that has to move it on takes a mark in its place, and looks at that.
+        let set_marks = |to| (0..16).for_each(|mark| bare.set(CONTROL + 1024 + 8 * mark, to));
+        for wrong in [8, 0u64.wrapping_sub(8192), 64 << 10] {
+            set_marks(wrong);
+            bare.set(CONTROL + 136, 0);
+            bare.set(CONTROL + 144, 0u64.wrapping_sub(8192 + 8));
+            let appended = queue.writer("w").unwrap().append("", &[1; 600], Wait::Never);
+            assert!(
+                matches!(appended, Err(Error::Corrupt { at, .. }) if at == wrong),
+                "{appended:?}"
+            );
+        }
+        set_marks(0);
+        queue.writer("w").unwrap().append("", &[1; 600], Wait::Never).unwrap();
+        let joined = queue.joining().start(Start::Oldest).reader();
+        assert!(joined.is_ok(), "an append puts a wrong one right: {joined:?}");
     };
     survives("oldest", std::iter::once((0, Box::new(case) as Box<dyn FnOnce()>)));
 }

@@ -74,7 +74,7 @@ impl<'i> Guard<'i> {
         match &self.source {
             Source::Ring { found, names } => {
                 let names: &[u8] = bytemuck::cast_slice(names);
-                String::from_utf8_lossy(&names[..found.origin.sender_len.into()])
+                String::from_utf8_lossy(&names[..found.origin.sender_len().into()])
             }
             Source::Home => Cow::Borrowed(self.at_home().sender()),
         }
@@ -85,8 +85,8 @@ impl<'i> Guard<'i> {
         match &self.source {
             Source::Ring { found, names } => {
                 let names: &[u8] = bytemuck::cast_slice(names);
-                let after_sender = &names[found.origin.sender_len.into()..];
-                String::from_utf8_lossy(&after_sender[..found.origin.kind_len.into()])
+                let after_sender = &names[found.origin.sender_len().into()..];
+                String::from_utf8_lossy(&after_sender[..found.origin.kind_len().into()])
             }
             Source::Home => Cow::Borrowed(self.at_home().kind()),
         }

@@ -10,7 +10,7 @@ use crate::ring::Ring;
 use crate::ring::members::{Beginning, Membership};
 use crate::ring::read::{Found, Look};
 use crate::segment::layout::{MAX_KIND, MAX_SENDER};
-use crate::sys::atomic::{AtomicU64, Ordering, fence};
+use crate::sys::atomic::{AtomicU64, Ordering, fence, spin_hint};
 use crate::sys::futex::EVERY_BIT;
 use crate::wait::{Deadline, Wait};
 use std::borrow::Cow;
@@ -25,6 +25,11 @@ const OBSERVER_SLICES: (Duration, Duration) = (Duration::from_micros(250), Durat
 /// times the ring at most; a member that never pops must meet an error before it has eaten the machine.
 const HOME_LIMIT: u64 = 16 << 20;
 
+/// So many messages between two times of having caught up are a stream.
+const STREAM: u64 = 4;
+/// How often a reader of a stream pauses when it has caught up: some hundred nanoseconds together.
+const LOOK_AWAY: usize = 16;
+
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) ring: Arc<Ring>,
@@ -35,6 +40,8 @@ pub(super) struct Inbox {
     position: u64,
     /// The sequence number of the message expected at `position`.
     sequence: u64,
+    /// `sequence` when this reader last found nothing.
+    caught_up: u64,
     pub(super) screen: Screen,
     wake_bits: u32,
     spin: Duration,
@@ -69,6 +76,7 @@ impl Inbox {
             membership,
             position: at.position,
             sequence: at.sequence,
+            caught_up: at.sequence,
             screen: Screen::new(hears_own),
             wake_bits: EVERY_BIT,
             spin,
@@ -98,6 +106,17 @@ impl Inbox {
     /// The next message, in this inbox's own buffer.
     #[inline]
     pub(super) fn pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
+        if let Some(found) = self.at_hand() {
+            self.ring.copy(&found, self.buffer.get(found.words()), false);
+            if self.let_go_if_mine(&found) {
+                return Ok(Some(Message::new(Cow::Borrowed(self.buffer.get(found.words())), found)));
+            }
+        }
+        self.wait_and_pop(wait)
+    }
+
+    #[inline(never)]
+    fn wait_and_pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let taken = self.take_next(&mut buffer, wait);
         self.buffer = buffer;
@@ -105,8 +124,43 @@ impl Inbox {
     }
 
     /// The next message, in the caller's buffer.
+    #[inline]
     pub(super) fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
+        if let Some(found) = self.at_hand() {
+            self.ring.copy(&found, buffer.get(found.words()), false);
+            if self.let_go_if_mine(&found) {
+                return Ok(Some(Message::new(Cow::Borrowed(buffer.get(found.words())), found)));
+            }
+        }
         Ok(self.take_next(buffer, wait)?.map(|taken| taken.into_message(buffer)))
+    }
+
+    /// The next message of the ring, if nothing but taking it is to be done: nothing was brought home, nothing is passed over,
+    /// nobody overtakes.
+    #[inline(always)]
+    fn at_hand(&self) -> Option<Found> {
+        if self.is_racing || self.screen.is_changed() || !self.home.is_empty() {
+            return None;
+        }
+        let membership = self.membership.as_ref()?;
+        if !membership.is_of_this_process() {
+            return None;
+        }
+        self.ring
+            .message_at(self.position)
+            .filter(|found| self.is_wanted(found))
+    }
+
+    /// Takes what was just read out of the queue, if this reader's cursor protected it all the time.
+    #[inline(always)]
+    fn let_go_if_mine(&mut self, found: &Found) -> bool {
+        // The reads before it must not be delayed past the look at the slot: an evicted cursor protects nothing.
+        fence(Ordering::Acquire);
+        let is_mine = self.membership.as_ref().is_some_and(|me| me.is_active());
+        if is_mine {
+            self.finish(found);
+        }
+        is_mine
     }
 
     /// The next message, where it lies.
@@ -140,6 +194,7 @@ impl Inbox {
             Err(seen) => seen,
         };
         let deadline = Deadline::of(wait);
+        self.look_away(&deadline);
         let from = self.position;
         loop {
             let is_news = match &self.membership {
@@ -166,6 +221,19 @@ impl Inbox {
                 Ok(found) => return Ok(Some(Next::InRing(found))),
                 Err(seen) => seen,
             };
+        }
+    }
+
+    /// A reader that has caught up with a stream of messages leaves the writer's cache line alone for a moment. Who looks all
+    /// the time takes the line from the writer for every single message; after a moment several are there, and their
+    /// transfers overlap. One message and then nothing is no stream: there every nanosecond counts.
+    fn look_away(&mut self, deadline: &Deadline) {
+        let taken = self.sequence.wrapping_sub(self.caught_up);
+        self.caught_up = self.sequence;
+        if taken >= STREAM && !matches!(deadline, Deadline::Now) && !self.spin.is_zero() {
+            for _ in 0..LOOK_AWAY {
+                spin_hint();
+            }
         }
     }
 
@@ -243,23 +311,24 @@ impl Inbox {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_wanted(&self, found: &Found) -> bool {
         if !self.screen.hears_own()
             && let Some(me) = &self.membership
-            && me.is_mine(found.origin.slot, found.origin.generation)
+            && me.origin.is_of_member(found.origin)
         {
             return false;
         }
         !self.screen.looks_at_names() || self.names_are_wanted(found)
     }
 
+    #[inline(never)]
     fn names_are_wanted(&self, found: &Found) -> bool {
         let mut words = [0; (MAX_SENDER + MAX_KIND).div_ceil(8) + 64];
         let words = &mut words[..found.body_at() / 8];
         self.ring.copy(found, words, self.is_racing);
-        let (sender, rest) = bytemuck::cast_slice::<u64, u8>(words).split_at(found.origin.sender_len.into());
-        self.screen.passes(sender, &rest[..found.origin.kind_len.into()])
+        let (sender, rest) = bytemuck::cast_slice::<u64, u8>(words).split_at(found.origin.sender_len().into());
+        self.screen.passes(sender, &rest[..found.origin.kind_len().into()])
     }
 
     /// Lets go of everything before `position`.
@@ -340,17 +409,13 @@ impl Inbox {
     }
 
     /// Goes past a message that was delivered.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish(&mut self, found: &Found) {
-        self.move_on(found.end);
+        if let Some(membership) = &self.membership {
+            membership.take(found);
+        }
+        self.position = found.end;
         self.sequence = found.sequence.wrapping_add(1);
-        self.count_popped(found.body_len as usize);
-    }
-
-    #[inline]
-    fn count_popped(&self, bytes: usize) {
-        self.count(|line| &line.popped, 1);
-        self.count(|line| &line.popped_bytes, bytes as u64);
     }
 
     #[inline]
@@ -405,7 +470,8 @@ impl Inbox {
     pub(super) fn next_at_home(&mut self) -> Option<Message<'static>> {
         let message = self.home.pop_front()?;
         self.home_bytes -= message.size_in_ring();
-        self.count_popped(message.body().len());
+        self.count(|line| &line.popped, 1);
+        self.count(|line| &line.popped_bytes, message.body().len() as u64);
         Some(message)
     }
 

@@ -47,13 +47,13 @@ impl<'a> Message<'a> {
 
     /// [`sender`](Message::sender) as it stands in the ring.
     pub fn sender_bytes(&self) -> &[u8] {
-        &self.bytes()[..usize::from(self.found.origin.sender_len)]
+        &self.bytes()[..usize::from(self.found.origin.sender_len())]
     }
 
     /// [`kind`](Message::kind) as it stands in the ring.
     pub fn kind_bytes(&self) -> &[u8] {
-        let start = usize::from(self.found.origin.sender_len);
-        &self.bytes()[start..start + usize::from(self.found.origin.kind_len)]
+        let start = usize::from(self.found.origin.sender_len());
+        &self.bytes()[start..start + usize::from(self.found.origin.kind_len())]
     }
 
     /// The body.
@@ -110,8 +110,8 @@ impl<'a> Message<'a> {
     /// Which member appended it. Tells members of the same name apart, also over time.
     pub fn member(&self) -> MemberId {
         MemberId {
-            slot: self.found.origin.slot,
-            generation: self.found.origin.generation,
+            slot: self.found.origin.slot(),
+            generation: self.found.origin.generation(),
         }
     }
 

@@ -116,6 +116,12 @@ impl Screen {
         !self.senders.contains(sender) && !self.kinds.contains(kind)
     }
 
+    /// Whether it was changed since [`Screen::take_change`].
+    #[inline]
+    pub(super) fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+
     /// Whether it was changed since the last call.
     #[inline]
     pub(super) fn take_change(&mut self) -> bool {

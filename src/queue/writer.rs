@@ -6,7 +6,7 @@ use super::reservation::Reservation;
 use crate::error::Result;
 use crate::ring::append::{Draft, Relieve, no_backlog};
 use crate::ring::members::Membership;
-use crate::wait::{Deadline, Wait};
+use crate::wait::Wait;
 use std::sync::Arc;
 
 /// Only writes, and owes no reads. Made by [`Queue::writer`](crate::Queue::writer).
@@ -126,7 +126,7 @@ pub(super) fn append(
         kind: kind.as_bytes(),
         body,
     };
-    membership.append(draft, &Deadline::of(wait), relieve)
+    membership.append(draft, wait, relieve)
 }
 
 pub(super) fn append_all<'m>(
@@ -142,5 +142,5 @@ pub(super) fn append_all<'m>(
             body,
         })
         .collect();
-    membership.append_all(&drafts, &Deadline::of(wait), relieve)
+    membership.append_all(&drafts, wait, relieve)
 }

@@ -1,20 +1,32 @@
 //! Appending: one record, or a batch that appears at once.
 
+use super::Ring;
 use super::claim::Claim;
 use super::members::Membership;
-use super::record::{self, HEAD, Head, ORIGIN, Origin, SEQUENCE, State, TIME};
+use super::record::{self, HEAD, Head, ORIGIN, SEQUENCE, State, TIME};
 use super::room::Short;
 use crate::error::{Error, Result};
-use crate::segment::layout::{GRANULE, MAX_KIND, MAX_SENDER, RECORD_HEADER};
+use crate::segment::copy::{Spot, partial_word};
+use crate::segment::layout::{GRANULE, MAX_KIND, RECORD_HEADER};
 use crate::segment::now_nanos;
 use crate::sys::atomic::Ordering;
-use crate::wait::Deadline;
+use crate::wait::{Deadline, Wait};
 
 /// What is to be appended, besides who appends it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Draft<'a> {
     pub(crate) kind: &'a [u8],
     pub(crate) body: &'a [u8],
+}
+
+impl Draft<'_> {
+    #[inline]
+    fn head(&self) -> Head {
+        Head {
+            state: State::Message,
+            body_len: self.body.len() as u32,
+        }
+    }
 }
 
 /// Called when the appending member's own unread messages are what fills the ring. Makes room and says `true`, or cannot.
@@ -27,124 +39,144 @@ pub(crate) fn no_backlog() -> Result<bool> {
 
 /// Cache lines to fetch ahead: what a message of 64 bytes needs beyond the frontier's.
 const PREFETCH: usize = 2;
-/// Sender and kind of this many bytes together are short.
-const SHORT_NAMES: usize = 32;
-
 impl Membership {
     /// Bytes that a record of this member takes in the ring, or why there cannot be such a record.
     #[inline]
     pub(crate) fn size_of(&self, kind: &[u8], body_len: usize) -> Result<u64> {
-        if kind.len() > MAX_KIND {
-            return Err(Error::TooLong {
+        let max = self.ring.segment.geometry.max_record();
+        if kind.len() <= MAX_KIND && body_len <= u32::MAX as usize {
+            let size = record::size(self.names_len(kind), body_len as u64);
+            if size <= max {
+                return Ok(size);
+            }
+        }
+        Err(self.no_such_size(kind, body_len))
+    }
+
+    #[cold]
+    fn no_such_size(&self, kind: &[u8], body_len: usize) -> Error {
+        if kind.len() > MAX_KIND && self.is_active() {
+            return Error::TooLong {
                 what: "kind",
                 len: kind.len(),
                 max: MAX_KIND,
-            });
+            };
         }
-        let names_len = (self.sender.len() + kind.len()) as u64;
-        let size = (record::body_offset(names_len).saturating_add(body_len as u64))
-            .checked_next_multiple_of(crate::segment::layout::GRANULE)
+        let size = (record::body_offset(self.names_len(kind)).saturating_add(body_len as u64))
+            .checked_next_multiple_of(GRANULE)
             .unwrap_or(u64::MAX);
-        self.check_size(size)?;
-        if u32::try_from(body_len).is_err() {
-            let queue = self.ring.segment.name.clone();
-            return Err(Error::TooLarge {
-                queue,
-                len: body_len as u64,
-                max: u32::MAX.into(),
-            });
-        }
-        Ok(size)
+        let max = self.ring.segment.geometry.max_record();
+        // Either longer than the ring, or longer than a head can say.
+        let (len, max) = if size > max {
+            (size, max)
+        } else {
+            (body_len as u64, u32::MAX.into())
+        };
+        self.too_large(len, max)
     }
 
-    #[inline]
-    fn check_size(&self, len: u64) -> Result<()> {
-        let max = self.ring.segment.geometry.max_record();
-        if len > max {
-            return Err(Error::TooLarge {
-                queue: self.ring.segment.name.clone(),
-                len,
-                max,
-            });
+    #[cold]
+    fn too_large(&self, len: u64, max: u64) -> Error {
+        if let Err(evicted) = self.check_not_evicted() {
+            return evicted;
         }
-        Ok(())
+        let queue = self.ring.segment.name.clone();
+        Error::TooLarge { queue, len, max }
+    }
+
+    /// Bytes of sender and kind together.
+    #[inline]
+    pub(super) fn names_len(&self, kind: &[u8]) -> u64 {
+        (self.sender.len() + kind.len()) as u64
     }
 
     /// Appends one message. Returns its position.
     #[inline]
-    pub(crate) fn append(&self, draft: Draft<'_>, deadline: &Deadline, relieve: Relieve<'_>) -> Result<u64> {
-        self.check()?;
+    pub(crate) fn append(&self, draft: Draft<'_>, wait: Wait, relieve: Relieve<'_>) -> Result<u64> {
+        self.check_process()?;
         let size = self.size_of(draft.kind, draft.body.len())?;
-        let mut claim = self.claim_with_room(size, deadline, relieve)?;
-        let ring = &*self.ring;
-        let position = claim.position;
-        ring.ring_for(std::iter::once(draft.kind));
-        let sequence = ring.segment.word(position, SEQUENCE).load(Ordering::Relaxed);
-        self.write(position, self.time(), draft);
-        let head = Head {
-            state: State::Message,
-            body_len: draft.body.len() as u32,
+        // The common case of a busy writer: the claim is its own and there is room. It looks at no clock.
+        let Some((position, kept)) = self.begin_kept(size) else {
+            return self.append_in_turn(size, draft, wait, relieve);
         };
-        self.publish(&mut claim, size, sequence.wrapping_add(1), head);
-        ring.ring_again_for(std::iter::once(draft.kind));
-        let next = claim.position;
-        self.finish_append(claim, position);
-        // The lines behind the frontier are still in some reader's cache from the last lap. Fetched now, they are here when the
-        // next message is written. Not the frontier's own: readers are looking at it.
-        self.ring
-            .segment
-            .prefetch_for_write(next.wrapping_add(GRANULE), PREFETCH);
+        self.put(position, size, draft);
+        self.end_kept(kept, position.wrapping_add(size));
         self.count(1, draft.body.len() as u64);
         Ok(position)
     }
 
+    /// The same, taking the claim or waiting for room.
+    #[inline(never)]
+    fn append_in_turn(&self, size: u64, draft: Draft<'_>, wait: Wait, relieve: Relieve<'_>) -> Result<u64> {
+        let mut claim = self.claim_with_room(size, &Deadline::of(wait), relieve)?;
+        let position = claim.position;
+        self.put(position, size, draft);
+        claim.position = position.wrapping_add(size);
+        self.finish_append(claim, position);
+        self.count(1, draft.body.len() as u64);
+        Ok(position)
+    }
+
+    /// Puts a message at the frontier. The caller has the claim, and room for `size` bytes.
+    #[inline]
+    fn put(&self, position: u64, size: u64, draft: Draft<'_>) {
+        let ring = &*self.ring;
+        let spot = ring.segment.at(position);
+        ring.ring_for(std::iter::once(draft.kind));
+        let sequence = spot.word(SEQUENCE).load(Ordering::Relaxed);
+        self.write(spot, self.time(), draft);
+        let next = position.wrapping_add(size);
+        ring.note_end(position, next);
+        ring.publish(position, next, sequence.wrapping_add(1), draft.head());
+        ring.ring_again_for(std::iter::once(draft.kind));
+        // The lines behind the frontier are still in some reader's cache from the last lap. Fetched now, they are here when the
+        // next message is written. Not the frontier's own: readers are looking at it.
+        ring.segment.prefetch_for_write(next.wrapping_add(GRANULE), PREFETCH);
+    }
+
     /// Appends all of `drafts`, next to each other and visible at once, or none.
-    pub(crate) fn append_all(&self, drafts: &[Draft<'_>], deadline: &Deadline, relieve: Relieve<'_>) -> Result<()> {
-        self.check()?;
-        let mut total = 0u64;
+    pub(crate) fn append_all(&self, drafts: &[Draft<'_>], wait: Wait, relieve: Relieve<'_>) -> Result<()> {
+        self.check_process()?;
+        let (mut total, mut bytes) = (0u64, 0u64);
         for draft in drafts {
             total = total.saturating_add(self.size_of(draft.kind, draft.body.len())?);
+            bytes += draft.body.len() as u64;
         }
-        self.check_size(total)?;
+        let max = self.ring.segment.geometry.max_record();
+        if total > max {
+            return Err(self.too_large(total, max));
+        }
         let Some((first, rest)) = drafts.split_first() else {
-            return Ok(());
+            return self.check_not_evicted();
         };
-        let mut claim = self.claim_with_room(total, deadline, relieve)?;
+        let mut claim = self.claim_with_room(total, &Deadline::of(wait), relieve)?;
         let ring = &*self.ring;
         ring.ring_for(drafts.iter().map(|draft| draft.kind));
-        let start = claim.position;
-        let time = self.time();
-        let first_sequence = ring.segment.word(start, SEQUENCE).load(Ordering::Relaxed);
-        let (mut position, mut sequence) = (start, first_sequence);
-        let first_size = self.size_of(first.kind, first.body.len())?;
-        position = position.wrapping_add(first_size);
+        let (start, time) = (claim.position, self.time());
+        let first_spot = ring.segment.at(start);
+        let mut sequence = first_spot.word(SEQUENCE).load(Ordering::Relaxed);
+        let end_of = |position: u64, draft: &Draft<'_>| {
+            let next = position.wrapping_add(record::size(self.names_len(draft.kind), draft.body.len() as u64));
+            ring.note_end(position, next);
+            next
+        };
+        let mut position = end_of(start, first);
         sequence = sequence.wrapping_add(1);
         for draft in rest {
-            self.write(position, time, *draft);
+            let spot = ring.segment.at(position);
+            self.write(spot, time, *draft);
             // Nobody can come here before the first head is published.
-            let head = Head {
-                state: State::Message,
-                body_len: draft.body.len() as u32,
-            };
-            ring.segment
-                .word(position, HEAD)
-                .store(head.bits(position), Ordering::Relaxed);
-            ring.segment.word(position, SEQUENCE).store(sequence, Ordering::Relaxed);
-            position = position.wrapping_add(self.size_of(draft.kind, draft.body.len())?);
+            spot.word(HEAD).store(draft.head().bits(position), Ordering::Relaxed);
+            spot.word(SEQUENCE).store(sequence, Ordering::Relaxed);
+            position = end_of(position, draft);
             sequence = sequence.wrapping_add(1);
         }
-        self.write(start, time, *first);
-        let head = Head {
-            state: State::Message,
-            body_len: first.body.len() as u32,
-        };
-        self.publish(&mut claim, total, sequence, head);
+        self.write(first_spot, time, *first);
+        ring.publish(start, position, sequence, first.head());
         ring.ring_again_for(drafts.iter().map(|draft| draft.kind));
+        claim.position = position;
         self.finish_append(claim, start);
-        self.count(
-            drafts.len() as u64,
-            drafts.iter().map(|draft| draft.body.len() as u64).sum(),
-        );
+        self.count(drafts.len() as u64, bytes);
         Ok(())
     }
 
@@ -206,44 +238,48 @@ impl Membership {
 
     /// Writes everything of a record but its head and its sequence number.
     #[inline]
-    fn write(&self, position: u64, time: u64, draft: Draft<'_>) {
-        let segment = &self.ring.segment;
-        self.write_origin(position, time, draft.kind);
-        let names_len = (self.sender.len() + draft.kind.len()) as u64;
-        segment.copy_in(position, record::body_offset(names_len), draft.body);
+    fn write(&self, spot: Spot<'_>, time: u64, draft: Draft<'_>) {
+        self.write_origin(spot, time, draft.kind);
+        spot.copy_in(record::body_offset(self.names_len(draft.kind)), draft.body);
     }
 
     /// Writes origin, time, sender and kind of a record.
     #[inline]
-    pub(super) fn write_origin(&self, position: u64, time: u64, kind: &[u8]) {
-        let segment = &self.ring.segment;
-        let sender = self.sender.as_bytes();
-        let origin = Origin {
-            kind_len: kind.len() as u8,
-            sender_len: sender.len() as u8,
-            slot: self.slot,
-            generation: self.generation,
-        };
-        segment.word(position, ORIGIN).store(origin.bits(), Ordering::Relaxed);
-        segment.word(position, TIME).store(time, Ordering::Relaxed);
-        if kind.is_empty() {
-            segment.copy_in(position, RECORD_HEADER, sender);
-        } else if sender.len() + kind.len() <= SHORT_NAMES {
-            // Nearly always; and clearing the whole buffer would cost more than all the rest.
-            self.write_names(&mut [0; SHORT_NAMES], position, kind);
-        } else {
-            self.write_names(&mut [0; MAX_SENDER + MAX_KIND], position, kind);
+    pub(super) fn write_origin(&self, spot: Spot<'_>, time: u64, kind: &[u8]) {
+        let origin = self.origin.with_kind(kind.len() as u8);
+        spot.word(ORIGIN).store(origin.bits(), Ordering::Relaxed);
+        spot.word(TIME).store(time, Ordering::Relaxed);
+        if self.names_len(kind) != 0 {
+            self.write_names(spot, kind);
         }
     }
 
-    #[inline]
-    fn write_names(&self, buffer: &mut [u8], position: u64, kind: &[u8]) {
-        let sender = self.sender.as_bytes();
-        let names = &mut buffer[..sender.len() + kind.len()];
-        let (to_sender, to_kind) = names.split_at_mut(sender.len());
-        to_sender.copy_from_slice(sender);
-        to_kind.copy_from_slice(kind);
-        self.ring.segment.copy_in(position, RECORD_HEADER, names);
+    /// Writes sender and kind, back to back.
+    fn write_names(&self, spot: Spot<'_>, kind: &[u8]) {
+        let mut at = RECORD_HEADER;
+        let mut put = |word: u64| {
+            spot.copy_in(at, &word.to_le_bytes());
+            at += 8;
+        };
+        let whole = self.sender.len() / 8;
+        self.sender_words[..whole].iter().for_each(|word| put(*word));
+        // The kind's words follow at a distance of `shift` bits from the sender's.
+        let shift = 8 * (self.sender.len() % 8) as u32;
+        let mut begun = if shift == 0 { 0 } else { self.sender_words[whole] };
+        let (words, rest) = kind.as_chunks::<8>();
+        for word in words {
+            let word = u64::from_le_bytes(*word);
+            put(begun | word << shift);
+            begun = word.checked_shr(64 - shift).unwrap_or(0);
+        }
+        let rest_word = partial_word(rest);
+        let left = shift as usize / 8 + rest.len();
+        if left > 0 {
+            put(begun | rest_word << shift);
+        }
+        if left > 8 {
+            put(rest_word >> (64 - shift));
+        }
     }
 
     /// The time for a record, if this queue's records carry it.
@@ -254,23 +290,6 @@ impl Membership {
         } else {
             0
         }
-    }
-
-    /// Makes the `size` bytes at the frontier a part of the queue, and what is behind them the frontier.
-    #[inline]
-    pub(super) fn publish(&self, claim: &mut Claim<'_>, size: u64, next_sequence: u64, head: Head) {
-        let segment = &self.ring.segment;
-        let position = claim.position;
-        let next = position.wrapping_add(size);
-        // Before the head: once the frontier is there, its head must be 0 and its sequence number right, also if this
-        // process dies on the spot.
-        segment.word(next, HEAD).store(0, Ordering::Relaxed);
-        segment.word(next, SEQUENCE).store(next_sequence, Ordering::Relaxed);
-        // Release: pairs with the Acquire of every reader's look at the head. This store is the append.
-        segment
-            .word(position, HEAD)
-            .store(head.bits(position), Ordering::Release);
-        claim.position = next;
     }
 
     #[inline]
@@ -285,5 +304,21 @@ impl Membership {
             line.appended_bytes.load(Ordering::Relaxed).wrapping_add(bytes),
             Ordering::Relaxed,
         );
+    }
+}
+
+impl Ring {
+    /// Makes what stands between the frontier, at `position`, and `next` a part of the queue, and `next` the frontier.
+    #[inline]
+    pub(super) fn publish(&self, position: u64, next: u64, next_sequence: u64, head: Head) {
+        let frontier = self.segment.at(next);
+        // Before the head: once the frontier is there, its head must be 0 and its sequence number right, also if this
+        // process dies on the spot.
+        frontier.word(HEAD).store(0, Ordering::Relaxed);
+        frontier.word(SEQUENCE).store(next_sequence, Ordering::Relaxed);
+        // Release: pairs with the Acquire of every reader's look at the head. This store is the append.
+        self.segment
+            .word(position, HEAD)
+            .store(head.bits(position), Ordering::Release);
     }
 }

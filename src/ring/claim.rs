@@ -315,24 +315,30 @@ impl Ring {
         }
     }
 
-    /// Appends on, if `kept` still is the claim word: the claim is this member's as it left it.
+    /// Whether `kept` still is the claim word, and so the claim is this member's as it left it. Marks it as busy then.
     #[inline]
-    fn claim_kept(&self, kept: Word, slot: u16) -> Option<Claim<'_>> {
+    fn is_still_kept(&self, kept: Word, slot: u16) -> bool {
         let busy = &self.segment.slot(slot).cursor.busy;
         busy.store(1, Ordering::Relaxed);
         // Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees `busy`, or this
         // one sees the word changed, or the reader's bits.
         barrier::light();
-        if self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0 {
+        let is_kept = self.segment.control().claim.word.load(Ordering::Relaxed) == kept.0;
+        if !is_kept {
             busy.store(0, Ordering::Release);
-            return None;
         }
-        Some(Claim {
-            ring: self,
-            word: kept,
-            slot,
-            position: self.base(),
-        })
+        is_kept
+    }
+
+    /// The keeper has done with an append, or has begun none.
+    #[inline]
+    fn rest(&self, kept: Word, slot: u16) {
+        // Release: pairs with the Acquire in `revoke`.
+        self.segment.slot(slot).cursor.busy.store(0, Ordering::Release);
+        // Somebody revokes it and may be napping. Nothing depends on this look coming late enough.
+        if self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0 {
+            self.wake_contenders();
+        }
     }
 
     /// The frontier in full, as last noted. A falsified one is no position at all; rounded, it is a wrong one, and what stands
@@ -380,14 +386,7 @@ impl Drop for Claim<'_> {
         // Release: pairs with the Acquire in `Ring::frontier`.
         line.base.store(self.position, Ordering::Release);
         if self.is_kept() {
-            // Release: pairs with the Acquire in `revoke`.
-            let busy = &self.ring.segment.slot(self.slot).cursor.busy;
-            busy.store(0, Ordering::Release);
-            // Somebody revokes it and may be napping. Nothing depends on this look coming late enough.
-            if line.word.load(Ordering::Relaxed) != self.word.0 {
-                self.ring.wake_contenders();
-            }
-            return;
+            return self.ring.rest(self.word, self.slot);
         }
         let free = Word::free(self.position);
         // Release: pairs with the Acquire in `try_claim`. A failure means that somebody set the sleepers bit.
@@ -431,7 +430,7 @@ pub(crate) struct Keeping {
     word: LocalCounter,
     /// Where its last append ended: if the next one begins there, nobody came between.
     end: LocalCounter,
-    /// How many appends in a row nobody came between.
+    /// How many appends in a row nobody came between; while it keeps the claim: how many messages it had appended before that.
     alone: LocalCounter,
     /// How many of these it takes before it keeps the claim.
     patience: LocalCounter,
@@ -460,11 +459,11 @@ impl Keeping {
         self.patience.store(0, Ordering::Relaxed);
     }
 
-    /// The claim that was kept is gone.
+    /// The claim that was kept is gone; so many messages had been appended in all.
     #[cold]
-    fn is_revoked(&self) {
+    fn is_revoked(&self, appended: u64) {
         self.word.store(0, Ordering::Relaxed);
-        let patience = match self.alone.swap(0, Ordering::Relaxed) {
+        let patience = match appended.wrapping_sub(self.alone.swap(0, Ordering::Relaxed)) {
             kept if kept > WORTH_KEEPING => PATIENCE.0,
             _ => (4 * self.patience.load(Ordering::Relaxed)).min(PATIENCE.1),
         };
@@ -476,19 +475,64 @@ impl Membership {
     /// Takes the claim for an append: the kept one, or anew.
     #[inline]
     pub(super) fn claim_to_append(&self, deadline: &Deadline) -> Result<Claim<'_>> {
-        let kept = self.keeping.word.load(Ordering::Relaxed);
-        if kept != 0 {
-            if let Some(claim) = self.ring.claim_kept(Word(kept), self.slot) {
-                return Ok(claim);
+        let kept = Word(self.keeping.word.load(Ordering::Relaxed));
+        if kept.0 != 0 {
+            if self.ring.is_still_kept(kept, self.slot) {
+                return Ok(Claim {
+                    ring: &self.ring,
+                    word: kept,
+                    slot: self.slot,
+                    position: self.ring.base(),
+                });
             }
-            self.keeping.is_revoked();
+            self.keeping.is_revoked(self.appended());
         }
         self.ring.claim(self.slot, deadline)
+    }
+
+    /// Begins an append of `size` bytes with the kept claim: the frontier, and the claim word to end it with. `None`: somebody
+    /// has begun to revoke it, or there is something else to be looked at first. Nothing is held then.
+    ///
+    /// This is [`Membership::claim_to_append`] and all that has to be asked with the claim in hand, for the case that nothing is
+    /// in the way, without a [`Claim`]: moving one about costs more than the append.
+    #[inline]
+    pub(super) fn begin_kept(&self, size: u64) -> Option<(u64, Word)> {
+        let kept = Word(self.keeping.word.load(Ordering::Relaxed));
+        if kept.0 == 0 || !self.ring.is_still_kept(kept, self.slot) {
+            return None;
+        }
+        let frontier = self.ring.base();
+        if self.is_active() && self.ring.has_room(frontier, size) {
+            return Some((frontier, kept));
+        }
+        self.ring.rest(kept, self.slot);
+        None
+    }
+
+    /// Ends what [`Membership::begin_kept`] began, with `frontier` where the record ends.
+    #[inline]
+    pub(super) fn end_kept(&self, kept: Word, frontier: u64) {
+        // Before `busy`: a revoker takes the frontier from here. Release: pairs with the Acquire in `base`.
+        self.ring
+            .segment
+            .control()
+            .claim
+            .base
+            .store(frontier, Ordering::Release);
+        self.ring.rest(kept, self.slot);
     }
 
     /// Ends a claim after an append: keeps it, or frees it.
     #[inline]
     pub(super) fn finish_append(&self, claim: Claim<'_>, start: u64) {
+        if !claim.is_kept() {
+            self.keep_or_free(claim, start);
+        }
+    }
+
+    /// Keeps the claim if nobody else has wanted it for a while.
+    #[inline]
+    fn keep_or_free(&self, claim: Claim<'_>, start: u64) {
         let keeping = &self.keeping;
         let alone = match keeping.end.load(Ordering::Relaxed) == start {
             true => keeping.alone.load(Ordering::Relaxed) + 1,
@@ -497,9 +541,14 @@ impl Membership {
         keeping.alone.store(alone, Ordering::Relaxed);
         keeping.end.store(claim.position, Ordering::Relaxed);
         let is_alone = alone >= keeping.patience.load(Ordering::Relaxed) || self.ring.segment.geometry.single_writer;
-        if is_alone && !claim.is_kept() && !claim.word.has_sleepers() {
+        if is_alone && !claim.word.has_sleepers() {
             self.keep(claim);
         }
+    }
+
+    /// How many messages this member has appended.
+    fn appended(&self) -> u64 {
+        self.line().cursor.appended.load(Ordering::Relaxed)
     }
 
     #[cold]
@@ -516,8 +565,7 @@ impl Membership {
         {
             std::mem::forget(claim);
             self.keeping.word.store(kept.0, Ordering::Relaxed);
-            // From here on it counts the appends that keeping has made cheaper.
-            self.keeping.alone.store(0, Ordering::Relaxed);
+            self.keeping.alone.store(self.appended(), Ordering::Relaxed);
         }
     }
 }

@@ -14,7 +14,7 @@
 
 use super::Ring;
 use super::claim::{Claim, Keeping, Word};
-use super::record::SEQUENCE;
+use super::record::{Origin, SEQUENCE};
 use crate::error::{Error, Result};
 use crate::segment::layout::{GRANULE, MAX_SCREEN_TEXT, MAX_SENDER, Slot};
 use crate::segment::presence::Holder;
@@ -114,6 +114,10 @@ pub(crate) struct Membership {
     pub(crate) slot: u16,
     pub(crate) generation: u32,
     pub(crate) sender: Arc<str>,
+    /// The sender as it stands in every record: little-endian words, filled up with zeros.
+    pub(super) sender_words: [u64; MAX_SENDER / 8],
+    /// That of its records without a kind.
+    pub(crate) origin: Origin,
     /// The state word of the slot while this member is an active one.
     active: u64,
     pub(super) keeping: Keeping,
@@ -195,6 +199,8 @@ impl Ring {
             slot,
             generation,
             sender: sender.into(),
+            sender_words: words_of(sender.as_bytes()),
+            origin: Origin::new(slot, generation, sender.len() as u8),
             active: SlotState {
                 stage: Stage::Active,
                 role: Some(role),
@@ -486,19 +492,32 @@ impl Membership {
     /// Whether this handle may still be used here.
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
+        self.check_process()?;
+        self.check_not_evicted()
+    }
+
+    /// Whether this is the process that joined.
+    #[inline]
+    pub(super) fn check_process(&self) -> Result<()> {
         if self.born != fork::generation() {
             return Err(self.forked());
         }
-        self.check_not_evicted()
+        Ok(())
     }
 
     #[inline]
     pub(crate) fn check_not_evicted(&self) -> Result<()> {
-        // Acquire: as in `slot_state`.
-        if self.line().identity.state.load(Ordering::Acquire) == self.active {
+        if self.is_active() {
             return Ok(());
         }
         Err(self.evicted())
+    }
+
+    /// Whether nobody has evicted this member.
+    #[inline]
+    pub(crate) fn is_active(&self) -> bool {
+        // Acquire: as in `slot_state`.
+        self.line().identity.state.load(Ordering::Acquire) == self.active
     }
 
     #[cold]
@@ -516,6 +535,7 @@ impl Membership {
     }
 
     /// False in a child that inherited this handle.
+    #[inline]
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.born == fork::generation()
     }
@@ -524,12 +544,6 @@ impl Membership {
     #[inline]
     pub(crate) fn line(&self) -> &Slot {
         self.ring.segment.slot(self.slot)
-    }
-
-    /// Whether a record was appended by this member.
-    #[inline]
-    pub(crate) fn is_mine(&self, slot: u16, generation: u32) -> bool {
-        slot == self.slot && generation == self.generation
     }
 
     /// Shows others what this member screens out.
@@ -594,11 +608,21 @@ pub(crate) fn distance(ahead: u64, behind: u64) -> u64 {
     if (distance as i64) < 0 { 0 } else { distance }
 }
 
-fn put_text(len: &AtomicU64, words: &[AtomicU64], text: &[u8]) {
-    for (word, bytes) in words.iter().zip(text.chunks(8)) {
+/// As many bytes as fit, as little-endian words.
+fn words_of<const N: usize>(text: &[u8]) -> [u64; N] {
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(text.chunks(8)) {
         let mut padded = [0; 8];
         padded[..bytes.len()].copy_from_slice(bytes);
-        word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
+        *word = u64::from_le_bytes(padded);
+    }
+    words
+}
+
+fn put_text<const N: usize>(len: &AtomicU64, words: &[AtomicU64; N], text: &[u8]) {
+    let used = text.len().div_ceil(8);
+    for (word, value) in words.iter().zip(words_of::<N>(text)).take(used) {
+        word.store(value, Ordering::Relaxed);
     }
     len.store(text.len() as u64, Ordering::Relaxed);
 }
@@ -638,7 +662,7 @@ mod tests {
 
     #[test]
     fn texts_are_cut_to_their_words() {
-        let words: Vec<_> = (0..2).map(|_| AtomicU64::new(0)).collect();
+        let words = [const { AtomicU64::new(0) }; 2];
         let len = AtomicU64::new(0);
         put_text(&len, &words, b"hello world");
         assert_eq!(get_text(&len, &words), "hello world");

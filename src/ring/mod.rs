@@ -58,6 +58,9 @@ impl Ring {
         control.limits.gate.store(start, Ordering::Relaxed);
         control.limits.intent.store(start, Ordering::Relaxed);
         control.limits.oldest.store(start, Ordering::Relaxed);
+        for mark in &control.marks.record {
+            mark.store(start, Ordering::Relaxed);
+        }
     }
 
     fn capacity(&self) -> u64 {

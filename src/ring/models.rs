@@ -72,8 +72,7 @@ fn append(who: &Membership, value: u64) {
         kind: b"",
         body: bytemuck::bytes_of(&body),
     };
-    who.append(draft, &Deadline::of(Wait::Forever), &mut no_backlog)
-        .unwrap();
+    who.append(draft, Wait::Forever, &mut no_backlog).unwrap();
 }
 
 /// The value of a record made by [`append`], after checking that it is whole.
@@ -151,7 +150,7 @@ fn a_writer_dies_after(steps: u32) {
         let (survivor, _) = join(&ring, Role::Writer);
         let first = thread::spawn(move || {
             let ring = victim.ring.clone();
-            let mut claim = ring.claim(victim.slot, &Deadline::of(Wait::Forever)).unwrap();
+            let claim = ring.claim(victim.slot, &Deadline::of(Wait::Forever)).unwrap();
             if steps >= 1 {
                 // Bits cleared, bell not rung: the worst moment of waking.
                 ring.segment.control().data.sleepers.fetch_and(0, Ordering::SeqCst);
@@ -161,19 +160,16 @@ fn a_writer_dies_after(steps: u32) {
             }
             if steps >= 3 {
                 let position = claim.position;
-                victim.write_origin(position, 0, b"");
-                ring.segment.copy_in(position, 32, bytemuck::bytes_of(&[7u64; 4]));
+                let spot = ring.segment.at(position);
+                victim.write_origin(spot, 0, b"");
+                spot.copy_in(32, bytemuck::bytes_of(&[7u64; 4]));
                 let sequence = ring.segment.word(position, SEQUENCE).load(Ordering::Relaxed);
                 if steps >= 4 {
-                    victim.publish(
-                        &mut claim,
-                        64,
-                        sequence + 1,
-                        Head {
-                            state: State::Message,
-                            body_len: 32,
-                        },
-                    );
+                    let head = Head {
+                        state: State::Message,
+                        body_len: 32,
+                    };
+                    ring.publish(position, position + 64, sequence + 1, head);
                 }
             }
             std::mem::forget(claim);
@@ -299,20 +295,21 @@ fn a_keeper_dies_after(steps: u32) {
         assert_eq!(pop(&reader, &mut at), 9);
         let first = thread::spawn(move || {
             let ring = keeper.ring.clone();
-            let mut claim = keeper.claim_to_append(&Deadline::of(Wait::Forever)).unwrap();
+            let claim = keeper.claim_to_append(&Deadline::of(Wait::Forever)).unwrap();
             if steps >= 1 {
                 ring.segment.control().data.sleepers.fetch_and(0, Ordering::SeqCst);
             }
             if steps >= 2 {
                 ring.segment.control().data.bell.wake(EVERY_BIT);
-                let sequence = ring.segment.word(claim.position, SEQUENCE).load(Ordering::Relaxed);
-                keeper.write_origin(claim.position, 0, b"");
-                ring.segment.copy_in(claim.position, 32, bytemuck::bytes_of(&[7u64; 4]));
+                let (position, spot) = (claim.position, ring.segment.at(claim.position));
+                let sequence = spot.word(SEQUENCE).load(Ordering::Relaxed);
+                keeper.write_origin(spot, 0, b"");
+                spot.copy_in(32, bytemuck::bytes_of(&[7u64; 4]));
                 let head = Head {
                     state: State::Message,
                     body_len: 32,
                 };
-                keeper.publish(&mut claim, 64, sequence + 1, head);
+                ring.publish(position, position + 64, sequence + 1, head);
             }
             std::mem::forget(claim);
             dies(keeper);
@@ -442,7 +439,8 @@ fn a_commit_and_an_eviction_agree() {
             .reserve(b"", 32, &Deadline::of(Wait::Forever), &mut no_backlog)
             .unwrap();
         ring.segment
-            .copy_in(reserved.position, 32, bytemuck::bytes_of(&[5u64; 4]));
+            .at(reserved.position)
+            .copy_in(32, bytemuck::bytes_of(&[5u64; 4]));
         let evictor = {
             let ring = ring.clone();
             let (slot, generation) = (writer.slot, writer.generation);
@@ -482,7 +480,8 @@ fn a_reader_asleep_at_a_reservation_is_woken_by_its_commit() {
             writer
                 .ring
                 .segment
-                .copy_in(reserved.position, 32, bytemuck::bytes_of(&[5u64; 4]));
+                .at(reserved.position)
+                .copy_in(32, bytemuck::bytes_of(&[5u64; 4]));
             writer.commit(&reserved, 32).unwrap();
             std::mem::forget(writer);
         });

@@ -7,8 +7,9 @@ use super::Ring;
 use super::members::Membership;
 use super::record::{self, HEAD, Head, ORIGIN, Origin, SEQUENCE, State, TIME};
 use crate::error::Result;
+use crate::segment::copy::Spot;
 use crate::segment::layout::RECORD_HEADER;
-use crate::sys::atomic::{Ordering, fence};
+use crate::sys::atomic::{AtomicU64, Ordering, fence};
 
 /// What is at a position.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,20 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// What stands beside a head.
+    #[inline]
+    fn read(spot: Spot<'_>, position: u64, body_len: u32) -> Self {
+        let origin = Origin::from_bits(spot.word(ORIGIN).load(Ordering::Relaxed));
+        Found {
+            position,
+            end: position.wrapping_add(record::size(origin.names_len(), body_len.into())),
+            origin,
+            body_len,
+            sequence: spot.word(SEQUENCE).load(Ordering::Relaxed),
+            time: spot.word(TIME).load(Ordering::Relaxed),
+        }
+    }
+
     /// 64-bit words from the sender to the end of the body.
     #[inline]
     pub(crate) fn words(&self) -> usize {
@@ -52,33 +67,43 @@ impl Found {
 const SAME_OLDEST: u32 = 100;
 
 impl Ring {
+    /// The message at `position`, if one is there and nothing else has to be thought of.
+    #[inline(always)]
+    pub(crate) fn message_at(&self, position: u64) -> Option<Found> {
+        let spot = self.segment.at(position);
+        // Acquire: pairs with the Release in `publish` and in `commit`.
+        let bits = spot.word(HEAD).load(Ordering::Acquire);
+        let body_len = record::message_len(bits, position)?;
+        let found = Found::read(spot, position, body_len);
+        (found.end.wrapping_sub(position) <= self.segment.geometry.max_record()).then_some(found)
+    }
+
     /// Looks at `position`, which must be the beginning of a record or the frontier.
     #[inline]
     pub(crate) fn look(&self, position: u64) -> Result<Look> {
-        let segment = &self.segment;
-        // Acquire: pairs with the Release in `publish` and in `commit`.
-        let bits = segment.word(position, HEAD).load(Ordering::Acquire);
+        match self.message_at(position) {
+            Some(found) => Ok(Look::Found(found)),
+            None => self.look_closer(position),
+        }
+    }
+
+    #[inline(never)]
+    fn look_closer(&self, position: u64) -> Result<Look> {
+        let spot = self.segment.at(position);
+        // Acquire: as in `message_at`.
+        let bits = spot.word(HEAD).load(Ordering::Acquire);
         if bits == 0 {
             return Ok(Look::Nothing(bits));
         }
         let head = Head::from_bits(bits, position).ok_or_else(|| self.corrupt("head of a record", position))?;
-        let origin = Origin::from_bits(segment.word(position, ORIGIN).load(Ordering::Relaxed));
-        let size = record::size(origin.names_len(), head.body_len.into());
-        if size > segment.geometry.max_record() {
+        let found = Found::read(spot, position, head.body_len);
+        if found.end.wrapping_sub(position) > self.segment.geometry.max_record() {
             return Err(self.corrupt("length of a record", position));
         }
-        let end = position.wrapping_add(size);
         Ok(match head.state {
             State::Reserved => Look::Nothing(bits),
-            State::Aborted => Look::Skip(end),
-            State::Message => Look::Found(Found {
-                position,
-                end,
-                origin,
-                body_len: head.body_len,
-                sequence: segment.word(position, SEQUENCE).load(Ordering::Relaxed),
-                time: segment.word(position, TIME).load(Ordering::Relaxed),
-            }),
+            State::Aborted => Look::Skip(found.end),
+            State::Message => Look::Found(found),
         })
     }
 
@@ -90,16 +115,13 @@ impl Ring {
     /// Copies words of a message, from the sender on.
     #[inline]
     pub(crate) fn copy(&self, found: &Found, out: &mut [u64], racing: bool) {
-        self.segment.copy_out(found.position, RECORD_HEADER, out, racing);
+        self.segment.at(found.position).copy_out(RECORD_HEADER, out, racing);
     }
 
     /// Where the body of a message is, for a reader whose cursor holds it.
     pub(crate) fn body_pointer(&self, found: &Found) -> *const u8 {
-        self.segment.raw(
-            found.position,
-            record::body_offset(found.origin.names_len()),
-            found.body_len.into(),
-        )
+        let body = record::body_offset(found.origin.names_len());
+        self.segment.at(found.position).raw(body, found.body_len.into())
     }
 
     /// Whether nobody can have begun to overwrite the record at `position` before what was just read from it.
@@ -147,6 +169,21 @@ impl Ring {
 }
 
 impl Membership {
+    /// Lets go of everything up to the end of a message, and counts it as popped.
+    #[inline]
+    pub(crate) fn take(&self, found: &Found) {
+        let line = &self.line().cursor;
+        // Release: as in `advance`.
+        line.cursor.store(found.end, Ordering::Release);
+        self.ring.let_go(found.position, found.end);
+        // Only this member writes its counters.
+        let add = |counter: &AtomicU64, by: u64| {
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        };
+        add(&line.popped, 1);
+        add(&line.popped_bytes, found.body_len.into());
+    }
+
     /// Lets go of everything before `position`.
     #[inline]
     pub(crate) fn advance(&self, before: u64, position: u64) {

@@ -61,43 +61,73 @@ impl Head {
     }
 }
 
+/// Body length of the message at `position` whose head these are. `None`: they are the head of no message there.
+#[inline]
+pub(crate) fn message_len(bits: u64, position: u64) -> Option<u32> {
+    let mark = (State::Message as u64) << TAG_BITS | tag(position);
+    (bits >> 32 == mark).then_some(bits as u32)
+}
+
 #[inline]
 fn tag(position: u64) -> u64 {
     (position / GRANULE) & TAG_MASK
 }
 
-/// The second word of a record.
+/// The second word of a record: who appended it, and how long the names are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Origin {
-    pub(crate) kind_len: u8,
-    pub(crate) sender_len: u8,
-    pub(crate) slot: u16,
-    pub(crate) generation: u32,
-}
+pub(crate) struct Origin(u64);
 
 impl Origin {
+    /// That of a record without a kind.
+    pub(crate) fn new(slot: u16, generation: u32, sender_len: u8) -> Self {
+        Origin(u64::from(sender_len) << 8 | u64::from(slot) << 16 | u64::from(generation) << 32)
+    }
+
+    #[inline]
+    pub(crate) fn with_kind(self, len: u8) -> Self {
+        Origin(self.0 & !0xff | u64::from(len))
+    }
+
     #[inline]
     pub(crate) fn bits(self) -> u64 {
-        u64::from(self.kind_len)
-            | u64::from(self.sender_len) << 8
-            | u64::from(self.slot) << 16
-            | u64::from(self.generation) << 32
+        self.0
     }
 
     #[inline]
     pub(crate) fn from_bits(bits: u64) -> Self {
-        Origin {
-            kind_len: bits as u8,
-            sender_len: (bits >> 8) as u8,
-            slot: (bits >> 16) as u16,
-            generation: (bits >> 32) as u32,
-        }
+        Origin(bits)
+    }
+
+    #[inline]
+    pub(crate) fn kind_len(self) -> u8 {
+        self.0 as u8
+    }
+
+    #[inline]
+    pub(crate) fn sender_len(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    #[inline]
+    pub(crate) fn slot(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    #[inline]
+    pub(crate) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Whether both are of the same member.
+    #[inline]
+    pub(crate) fn is_of_member(self, other: Origin) -> bool {
+        self.0 >> 16 == other.0 >> 16
     }
 
     /// Bytes of sender and kind together.
     #[inline]
     pub(crate) fn names_len(self) -> u64 {
-        u64::from(self.kind_len) + u64::from(self.sender_len)
+        u64::from(self.kind_len()) + u64::from(self.sender_len())
     }
 }
 
@@ -125,6 +155,14 @@ mod tests {
         };
         let at = 5 * GRANULE;
         assert_eq!(Head::from_bits(head.bits(at), at), Some(head));
+        assert_eq!(message_len(head.bits(at), at), Some(77));
+        assert_eq!(message_len(head.bits(at), at + GRANULE), None);
+        let reserved = Head {
+            state: State::Reserved,
+            ..head
+        };
+        assert_eq!(message_len(reserved.bits(at), at), None);
+        assert_eq!(message_len(0, 0), None);
         assert_eq!(Head::from_bits(head.bits(at), at + GRANULE), None);
         assert_eq!(Head::from_bits(head.bits(at) | 7 << 60, at), None);
         assert_ne!(
@@ -138,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_survives_its_word() {
-        let origin = Origin {
-            kind_len: 255,
-            sender_len: 64,
-            slot: 4095,
-            generation: u32::MAX,
-        };
-        assert_eq!(Origin::from_bits(origin.bits()), origin);
+    fn an_origin_says_who_and_how_long() {
+        let origin = Origin::new(4095, u32::MAX, 64).with_kind(255);
+        assert_eq!((origin.slot(), origin.generation()), (4095, u32::MAX));
+        assert_eq!((origin.sender_len(), origin.kind_len()), (64, 255));
+        assert_eq!(origin.names_len(), 319);
+        assert!(origin.is_of_member(Origin::new(4095, u32::MAX, 0)));
+        assert!(!origin.is_of_member(Origin::new(4095, 0, 64)));
+        assert!(!origin.is_of_member(Origin::new(4094, u32::MAX, 64)));
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Ring {
         let position = position & !(crate::segment::layout::GRANULE - 1);
         let bits = self.segment.word(position, HEAD).load(Ordering::Acquire);
         let origin = Origin::from_bits(self.segment.word(position, ORIGIN).load(Ordering::Relaxed));
-        if origin.slot == slot && origin.generation == generation {
+        if origin.slot() == slot && origin.generation() == generation {
             self.abort(position, bits);
         }
     }
@@ -167,10 +167,13 @@ impl Ring {
     pub(crate) fn end_of_abandoned(&self, position: u64, seen: u64) -> Option<u64> {
         let head = Head::from_bits(seen, position)?;
         let origin = Origin::from_bits(self.segment.word(position, ORIGIN).load(Ordering::Relaxed));
-        if u32::from(origin.slot) < self.segment.geometry.slots {
-            let owner = self.slot_state(origin.slot);
-            let is_its_owner = owner.stage == Stage::Active && owner.generation == origin.generation;
-            let holder = self.segment.presence.holder(origin.slot, &self.identity(origin.slot));
+        if u32::from(origin.slot()) < self.segment.geometry.slots {
+            let owner = self.slot_state(origin.slot());
+            let is_its_owner = owner.stage == Stage::Active && owner.generation == origin.generation();
+            let holder = self
+                .segment
+                .presence
+                .holder(origin.slot(), &self.identity(origin.slot()));
             if is_its_owner && holder != Holder::Nobody {
                 return None;
             }
@@ -183,22 +186,22 @@ impl Ring {
     /// Somebody waits at a reserved record. If its owner is dead, buries him; if the owner no longer is who made it
     /// (evicted, or its gravedigger died), aborts the record.
     pub(super) fn settle(&self, position: u64, seen: u64, origin: Origin) {
-        if u32::from(origin.slot) >= self.segment.geometry.slots {
+        if u32::from(origin.slot()) >= self.segment.geometry.slots {
             // Nobody's, so nobody will finish it.
             self.abort(position, seen);
             return;
         }
-        let owner = self.slot_state(origin.slot);
+        let owner = self.slot_state(origin.slot());
         let is_its_owner = owner
             == SlotState {
                 stage: Stage::Active,
-                generation: origin.generation,
+                generation: origin.generation(),
                 ..owner
             };
         if !is_its_owner {
             self.abort(position, seen);
         } else {
-            self.bury_if_dead(origin.slot);
+            self.bury_if_dead(origin.slot());
         }
     }
 }

@@ -35,8 +35,8 @@ impl Membership {
         let size = self.size_of(kind, len)?;
         self.settle_forgotten();
         let mut claim = self.claim_with_room(size, deadline, relieve)?;
-        let segment = &self.ring.segment;
         let position = claim.position;
+        let spot = self.ring.segment.at(position);
         // As before an append: who is asleep wakes, finds the record reserved and naps from then on, so that nothing depends
         // on the ring of a commit, whose process may die before it.
         self.ring.ring_for(std::iter::once(kind));
@@ -45,29 +45,29 @@ impl Membership {
             .cursor
             .reservation
             .store(position.wrapping_add(1), Ordering::Release);
-        let sequence = segment.word(position, SEQUENCE).load(Ordering::Relaxed);
-        self.write_origin(position, 0, kind);
+        let sequence = spot.word(SEQUENCE).load(Ordering::Relaxed);
+        self.write_origin(spot, 0, kind);
         let head = Head {
             state: State::Reserved,
             body_len: len as u32,
         };
-        self.publish(&mut claim, size, sequence.wrapping_add(1), head);
+        let next = position.wrapping_add(size);
+        self.ring.note_end(position, next);
+        self.ring.publish(position, next, sequence.wrapping_add(1), head);
+        claim.position = next;
         self.finish_append(claim, position);
         Ok(Reserved {
             position,
             sequence,
             len: len as u32,
-            names_len: (self.sender.len() + kind.len()) as u64,
+            names_len: self.names_len(kind),
         })
     }
 
     /// Where the body of a reservation is: good for `len` bytes, written by nobody else while the reservation lasts.
     pub(crate) fn reserved_body(&self, reserved: &Reserved) -> *mut u8 {
-        self.ring.segment.raw(
-            reserved.position,
-            record::body_offset(reserved.names_len),
-            reserved.len.into(),
-        )
+        let spot = self.ring.segment.at(reserved.position);
+        spot.raw(record::body_offset(reserved.names_len), reserved.len.into())
     }
 
     /// Makes the first `len` bytes of the reserved body a message.
@@ -84,12 +84,7 @@ impl Membership {
         if used < whole {
             // What is left over becomes an aborted record of its own. Readers get to it only through the head below.
             let rest = position.wrapping_add(used);
-            let origin = Origin {
-                kind_len: 0,
-                sender_len: 0,
-                slot: self.slot,
-                generation: self.generation,
-            };
+            let origin = Origin::new(self.slot, self.generation, 0);
             segment.word(rest, ORIGIN).store(origin.bits(), Ordering::Relaxed);
             segment
                 .word(rest, SEQUENCE)

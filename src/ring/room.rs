@@ -6,22 +6,19 @@
 //!   the safe side, and the cursors are looked at again only when the ring seems full: once a lap while readers keep up,
 //!   however many there are.
 //! * The *intent*: how far writers may be writing. It moves in steps, and with it the *oldest* record that nobody can have
-//!   begun to overwrite. Readers that hold nobody back check it after they copied.
+//!   begun to overwrite: the first one behind a *mark*, of which each lap leaves a few. Readers that hold nobody back check
+//!   the intent after they copied.
 
 use super::Ring;
 use super::claim::{Claim, LONGEST_SLICE, Word};
 use super::members::{Role, Stage, distance};
-use super::record::{self, HEAD, Head, ORIGIN, Origin};
 use super::sleep::{ROOM_SLICE, ROOM_SPIN};
 use crate::error::{Error, Full, Result, Slowest};
-use crate::segment::layout::GRANULE;
-use crate::sys::atomic::{Ordering, fence};
+use crate::segment::layout::{GRANULE, MARKS};
+use crate::sys::atomic::{AtomicU64, Ordering, fence};
 use crate::sys::barrier;
 use crate::sys::futex::EVERY_BIT;
 use crate::wait::Deadline;
-
-/// Steps that the intent takes through the ring.
-const INTENT_STEPS: u64 = 16;
 
 /// What holds the writers back most.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +52,19 @@ pub(crate) struct Short {
 }
 
 impl Ring {
-    /// Makes sure that `size` bytes from the frontier on, and the head behind them, may be written.
+    /// Whether `size` bytes from the frontier on, and the head behind them, may be written without a look at anything else.
     #[inline]
+    pub(super) fn has_room(&self, frontier: u64, size: u64) -> bool {
+        let limits = &self.segment.control().limits;
+        let end = frontier.wrapping_add(size + GRANULE);
+        let gate = limits.gate.load(Ordering::Relaxed);
+        // The first: the gate is not behind the frontier by more than the ring, which would be no gate at all.
+        frontier.wrapping_sub(gate) <= self.capacity()
+            && end.wrapping_sub(gate) <= self.capacity()
+            && (end.wrapping_sub(limits.intent.load(Ordering::Relaxed)) as i64) <= 0
+    }
+
+    /// Makes sure that `size` bytes from the frontier on, and the head behind them, may be written.
     pub(super) fn room(&self, claim: &Claim<'_>, size: u64) -> Result<Result<(), Short>> {
         let limits = &self.segment.control().limits;
         let end = claim.position.wrapping_add(size + GRANULE);
@@ -77,9 +85,44 @@ impl Ring {
             }
         }
         if (end.wrapping_sub(limits.intent.load(Ordering::Relaxed)) as i64) > 0 {
-            self.raise_intent(end, gate)?;
+            self.raise_intent(claim.position, end, gate)?;
         }
         Ok(Ok(()))
+    }
+
+    /// Bytes from one mark to the next.
+    #[inline]
+    fn step(&self) -> u64 {
+        const { assert!(MARKS.is_power_of_two()) };
+        self.capacity() / MARKS as u64
+    }
+
+    fn mark(&self, boundary: u64) -> &AtomicU64 {
+        &self.segment.control().marks.record[(boundary / self.step()) as usize % MARKS]
+    }
+
+    /// Notes that a record from `position` on ends, and the next one begins, at `next`. Before it is published: who finds it
+    /// there finds the mark. If it never is, the frontier stays before the mark, and who gets there next makes it anew.
+    #[inline]
+    pub(super) fn note_end(&self, position: u64, next: u64) {
+        // Nearly always both are in the same piece.
+        if (position ^ next) & !(self.step() - 1) != 0 {
+            self.set_marks(position, next);
+        }
+    }
+
+    #[cold]
+    fn set_marks(&self, position: u64, next: u64) {
+        let mut boundary = next & !(self.step() - 1);
+        // At most one lap: no record is longer than the ring.
+        for _ in 0..MARKS {
+            // One that begins at a boundary was noted as the end of the record before it.
+            if boundary.wrapping_sub(position) as i64 <= 0 {
+                return;
+            }
+            self.mark(boundary).store(next, Ordering::Relaxed);
+            boundary = boundary.wrapping_sub(self.step());
+        }
     }
 
     /// The furthest-back cursor or reservation that counts, seen from the frontier. The caller has the claim.
@@ -120,28 +163,34 @@ impl Ring {
 
     /// Moves the intent to `end` or a step further, and the oldest record out of its way.
     #[cold]
-    fn raise_intent(&self, end: u64, gate: u64) -> Result<()> {
+    fn raise_intent(&self, frontier: u64, end: u64, gate: u64) -> Result<()> {
         let limits = &self.segment.control().limits;
-        let step = end.wrapping_add(self.capacity() / INTENT_STEPS);
+        let step = end.wrapping_add(self.step());
         let most = gate.wrapping_add(self.capacity());
-        let intent = if most.wrapping_sub(step) as i64 > 0 { step } else { most };
-        let mut oldest = limits.oldest.load(Ordering::Relaxed);
-        if !oldest.is_multiple_of(GRANULE) {
-            return Err(self.corrupt("oldest record", oldest));
-        }
-        let mut walked = 0;
-        while intent.wrapping_sub(oldest) as i64 > self.capacity() as i64 {
-            let bits = self.segment.word(oldest, HEAD).load(Ordering::Relaxed);
-            let head = Head::from_bits(bits, oldest).ok_or_else(|| self.corrupt("oldest record", oldest))?;
-            let origin = Origin::from_bits(self.segment.word(oldest, ORIGIN).load(Ordering::Relaxed));
-            let size = record::size(origin.names_len(), head.body_len.into());
-            walked += size;
-            if walked > 2 * self.capacity() {
-                return Err(self.corrupt("length of the oldest record", oldest));
+        let mut intent = if most.wrapping_sub(step) as i64 > 0 { step } else { most };
+        // Whatever is before this may be overwritten.
+        let doomed = intent.wrapping_sub(self.capacity());
+        if doomed.wrapping_sub(limits.oldest.load(Ordering::Relaxed)) as i64 > 0 {
+            let boundary = doomed.wrapping_add(self.step() - 1) & !(self.step() - 1);
+            let marked = if frontier.wrapping_sub(boundary) as i64 >= 0 {
+                self.mark(boundary).load(Ordering::Relaxed)
+            } else {
+                frontier
+            };
+            let is_in_ring = marked.wrapping_sub(doomed) <= frontier.wrapping_sub(doomed);
+            if !is_in_ring || !marked.is_multiple_of(GRANULE) {
+                return Err(self.corrupt("mark of a record", marked));
             }
-            oldest = oldest.wrapping_add(size);
+            // The gate is where a record begins as well. What is held is whole, even if no mark is that far back.
+            let oldest = if marked.wrapping_sub(gate) as i64 > 0 {
+                gate
+            } else {
+                marked
+            };
+            limits.oldest.store(oldest, Ordering::Relaxed);
+            // What is before the oldest is given up anyway. Not behind `most`, since the oldest is not behind the gate.
+            intent = oldest.wrapping_add(self.capacity());
         }
-        limits.oldest.store(oldest, Ordering::Relaxed);
         limits.intent.store(intent, Ordering::Relaxed);
         // Pairs with the Acquire fence in `read::is_still_whole`: whoever sees a byte that is written from here on sees
         // this intent.

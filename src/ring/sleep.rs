@@ -143,7 +143,7 @@ impl Ring {
             control.data.sleepers.fetch_or(u64::from(bits), Ordering::SeqCst);
             in_total_order();
             let claim = Word::from_bits(control.claim.word.load(Ordering::SeqCst));
-            // A keeper makes no total-order access; pairs with `barrier::light` in `claim_kept`.
+            // A keeper makes no total-order access; pairs with `barrier::light` in `is_still_kept`.
             let is_sure = claim.keeper().is_none() || barrier::heavy();
             let is_pending = !is_sure || self.at_work(claim).is_some() || seen != 0;
             if head.load(Ordering::SeqCst) != seen || is_over() {

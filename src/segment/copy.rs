@@ -6,59 +6,141 @@
 
 use super::Segment;
 use crate::sys::atomic::{AtomicU64, Ordering};
+use std::marker::PhantomData;
 
 /// From this many bytes on, `memcpy` beats a loop over words.
 const LARGE: usize = 512;
+/// Words that one turn of the loop over words moves: a cache line.
+const TURN: usize = 8;
 
-impl Segment {
-    /// Copies `bytes` to byte `skip` of the record at `position`; `skip` must be a multiple of 8. The last word is filled
-    /// up with zeros.
+/// Where one record is (or will be), worked out once: everything about it is at a fixed distance from here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spot<'s> {
+    /// Good for the words of one granule, and for as many bytes as the ring is long.
+    at: *const AtomicU64,
+    capacity: u64,
+    _segment: PhantomData<&'s Segment>,
+}
+
+impl<'s> Spot<'s> {
+    /// Word number `index` of the record's header.
     #[inline]
-    pub(crate) fn copy_in(&self, position: u64, skip: u64, bytes: &[u8]) {
+    pub(crate) fn word(self, index: usize) -> &'s AtomicU64 {
+        debug_assert!(index < (super::GRANULE / 8) as usize);
+        // SAFETY: `Segment::at` made the pointer, good for a granule, from memory that lives as long as the segment.
+        unsafe { &*self.at.add(index) }
+    }
+
+    /// Pointer to `len` bytes from byte `skip`. Panics where they would leave the data part, which the ring's own checks rule
+    /// out first.
+    #[inline]
+    pub(super) fn bytes(self, skip: u64, len: u64) -> *mut u8 {
+        let in_range = skip.checked_add(len).is_some_and(|end| end <= self.capacity);
+        assert!(in_range, "record larger than its ring");
+        // SAFETY: the spot is inside the first half of the data part, which is twice the capacity long.
+        unsafe { self.at.cast_mut().cast::<u8>().add(skip as usize) }
+    }
+
+    /// Copies `bytes` to byte `skip`, a multiple of 8. The last word is filled up with zeros.
+    #[inline]
+    pub(crate) fn copy_in(self, skip: u64, bytes: &[u8]) {
         debug_assert_eq!(skip % 8, 0);
         let padded = (bytes.len() as u64).next_multiple_of(8);
-        let to = self.bytes(position, skip, padded);
+        let to = self.bytes(skip, padded);
         if cfg!(not(any(loom, miri))) && bytes.len() >= LARGE {
             // SAFETY: `bytes()` checked the range, and the ring gives it to this writer alone until it publishes it.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
             return;
         }
-        let to: *const AtomicU64 = to.cast_const().cast();
-        let mut words = bytes.chunks_exact(8);
-        let mut index = 0;
-        for word in &mut words {
+        let mut to: *const AtomicU64 = to.cast_const().cast();
+        let put = |to: *const AtomicU64, word: &[u8; 8]| {
             // SAFETY: inside the checked range, and 8-aligned since `skip` is.
-            unsafe { &*to.add(index) }.store(
-                u64::from_ne_bytes(word.try_into().expect("chunks of 8")),
-                Ordering::Relaxed,
-            );
-            index += 1;
+            unsafe { &*to }.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+        };
+        let (words, rest) = bytes.as_chunks::<8>();
+        let (turns, words) = words.as_chunks::<TURN>();
+        for turn in turns {
+            for (index, word) in turn.iter().enumerate() {
+                put(to.wrapping_add(index), word);
+            }
+            to = to.wrapping_add(TURN);
         }
-        let rest = words.remainder();
+        for word in words {
+            put(to, word);
+            to = to.wrapping_add(1);
+        }
         if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            // SAFETY: as above; the range was checked for the padded length.
-            unsafe { &*to.add(index) }.store(u64::from_ne_bytes(last), Ordering::Relaxed);
+            put(to, &partial_word(rest).to_le_bytes());
         }
     }
 
-    /// Copies `out.len()` words from byte `skip` (a multiple of 8) of the record at `position`. `racing`: a writer may be
-    /// overwriting them; the caller checks afterwards and throws the copy away.
+    /// Copies `out.len()` words from byte `skip`, a multiple of 8. `racing`: a writer may be overwriting them; the caller checks
+    /// afterwards and throws the copy away.
     #[inline]
-    pub(crate) fn copy_out(&self, position: u64, skip: u64, out: &mut [u64], racing: bool) {
+    pub(crate) fn copy_out(self, skip: u64, out: &mut [u64], racing: bool) {
         debug_assert_eq!(skip % 8, 0);
         let bytes = size_of_val(out);
-        let from = self.bytes(position, skip, bytes as u64);
+        let from = self.bytes(skip, bytes as u64);
         if cfg!(not(any(loom, miri))) && !racing && bytes >= LARGE {
             // SAFETY: `bytes()` checked the range, and this reader's cursor keeps writers out of it.
             unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), out.as_mut_ptr().cast(), bytes) };
             return;
         }
-        let from: *const AtomicU64 = from.cast_const().cast();
-        for (index, word) in out.iter_mut().enumerate() {
-            // SAFETY: inside the checked range, and 8-aligned since `skip` is.
-            *word = unsafe { &*from.add(index) }.load(Ordering::Relaxed);
+        let mut from: *const AtomicU64 = from.cast_const().cast();
+        // SAFETY: inside the checked range, and 8-aligned since `skip` is.
+        let get = |from: *const AtomicU64| unsafe { &*from }.load(Ordering::Relaxed);
+        let (turns, words) = out.as_chunks_mut::<TURN>();
+        for turn in turns {
+            for (index, word) in turn.iter_mut().enumerate() {
+                *word = get(from.wrapping_add(index));
+            }
+            from = from.wrapping_add(TURN);
+        }
+        for word in words {
+            *word = get(from);
+            from = from.wrapping_add(1);
+        }
+    }
+
+    /// Pointer for a caller that promises to keep to the protocol itself: `len` bytes from byte `skip` of the record.
+    pub(crate) fn raw(self, skip: u64, len: u64) -> *mut u8 {
+        self.bytes(skip, len)
+    }
+}
+
+/// Fewer than 8 bytes as the little end of a word, the rest 0. Without a call of `memcpy`, which would cost more than all else.
+#[inline]
+pub(crate) fn partial_word(bytes: &[u8]) -> u64 {
+    debug_assert!(bytes.len() < 8);
+    let end = bytes.len();
+    // Two pieces that may overlap: the first bytes, and the last ones.
+    let wide = |at: usize| {
+        bytes[at..]
+            .first_chunk()
+            .map_or(0, |four| u32::from_le_bytes(*four).into())
+    };
+    let narrow = |at: usize| {
+        bytes[at..]
+            .first_chunk()
+            .map_or(0, |two| u16::from_le_bytes(*two).into())
+    };
+    match end {
+        0 => 0,
+        1 => bytes[0].into(),
+        2 | 3 => narrow(0) | narrow(end - 2) << (8 * (end - 2)),
+        _ => wide(0) | wide(end - 4) << (8 * (end - 4)),
+    }
+}
+
+impl Segment {
+    /// The record at `position`.
+    #[inline]
+    pub(crate) fn at(&self, position: u64) -> Spot<'_> {
+        Spot {
+            // SAFETY: the offset is below `capacity`, and the data part is twice that long.
+            at: unsafe { self.data.as_ptr().add(self.offset(position) / 8) },
+            capacity: self.geometry.capacity,
+            _segment: PhantomData,
         }
     }
 
@@ -68,17 +150,31 @@ impl Segment {
     pub(crate) fn prefetch_for_write(&self, position: u64, count: usize) {
         #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
         for line in 0..count {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
             let at = self.offset(position) + line * 64;
-            // SAFETY: the data part is twice the capacity long, so this is inside it; and a prefetch may be of any address.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.data.cast::<i8>().add(at).as_ptr()) };
+            // SAFETY: the data part is twice the capacity long, so this is inside it; a prefetch may be of any address, changes
+            // nothing, and where a processor does not know this one it does nothing. (The intrinsic for it becomes a prefetch for
+            // reading, unless the whole program is built for processors that have it, and then the line comes twice.)
+            unsafe {
+                let line = self.data.as_ptr().cast::<u8>().add(at);
+                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+            }
         }
         #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
         let _ = (position, count);
     }
+}
 
-    /// Pointer for a caller that promises to keep to the protocol itself: `len` bytes from byte `skip` of the record.
-    pub(crate) fn raw(&self, position: u64, skip: u64, len: u64) -> *mut u8 {
-        self.bytes(position, skip, len)
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_word_has_the_bytes_and_then_zeros() {
+        let bytes = [0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7];
+        for len in 0..=bytes.len() {
+            let mut padded = [0; 8];
+            padded[..len].copy_from_slice(&bytes[..len]);
+            assert_eq!(partial_word(&bytes[..len]), u64::from_le_bytes(padded));
+        }
     }
 }

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"syncq\r\n\0";
 /// Version of the format. Independent of the crate's version; a segment of another one is refused.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// Reads differently on a machine with the other byte order.
 pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 
@@ -107,6 +107,7 @@ pub(crate) struct Control {
     pub(crate) tally: TallyLine,
     /// Which kind owns which wake-up bit: the 64-bit hash of the kind, 0 for nobody yet. Bit 31 is for all others.
     pub(crate) kind_bits: [AtomicU64; KIND_BITS],
+    pub(crate) marks: MarkLines,
 }
 
 /// How many kinds get a wake-up bit of their own.
@@ -132,6 +133,17 @@ pub(crate) struct LimitLine {
     pub(crate) intent: AtomicU64,
     /// The oldest record that is still whole.
     pub(crate) oldest: AtomicU64,
+}
+
+/// How many marks there are in a ring.
+pub(crate) const MARKS: usize = 16;
+
+/// Where records begin: a ring is cut into [`MARKS`] pieces, and for each of them this has the first record that begins in or
+/// after it, on the last lap. Written under the claim, each once a lap.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub(crate) struct MarkLines {
+    pub(crate) record: [AtomicU64; MARKS],
 }
 
 /// Where readers sleep.
@@ -245,7 +257,8 @@ const _: () = {
     assert!(offset_of!(Control, claim) == 0 && offset_of!(Control, limits) == 128);
     assert!(offset_of!(Control, data) == 256 && offset_of!(Control, space) == 384);
     assert!(offset_of!(Control, turn) == 512 && offset_of!(Control, tally) == 640);
-    assert!(offset_of!(Control, kind_bits) == 768 && size_of::<Control>() == 1024);
+    assert!(offset_of!(Control, kind_bits) == 768 && offset_of!(Control, marks) == 1024);
+    assert!(size_of::<Control>() == 1152);
     assert!(size_of::<Slot>() == 512);
     assert!(offset_of!(Slot, identity) == 128 && offset_of!(Slot, screen) == 256);
 };

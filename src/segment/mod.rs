@@ -4,7 +4,7 @@
 //! live processes hold. It knows the layout but not the protocol: nothing here decides what a word means.
 
 pub(crate) mod backing;
-mod copy;
+pub(crate) mod copy;
 pub(crate) mod layout;
 pub(crate) mod presence;
 
@@ -117,24 +117,7 @@ impl Segment {
     /// Word number `index` of the record at `position`.
     #[inline]
     pub(crate) fn word(&self, position: u64, index: usize) -> &AtomicU64 {
-        debug_assert!(index < (GRANULE / 8) as usize);
-        // SAFETY: the offset is below `capacity` and a granule fits behind it, since the data part is twice that long.
-        unsafe { self.data.add(self.offset(position) / 8 + index).as_ref() }
-    }
-
-    /// Pointer to byte `skip` of the record at `position`, good for `len` bytes. Panics where they would leave the data
-    /// part, which the ring's own checks rule out first.
-    #[inline]
-    fn bytes(&self, position: u64, skip: u64, len: u64) -> *mut u8 {
-        let in_range = skip.checked_add(len).is_some_and(|end| end <= self.geometry.capacity);
-        assert!(in_range, "record larger than its ring");
-        // SAFETY: offset < capacity and skip <= capacity, and the data part is twice the capacity long.
-        unsafe {
-            self.data
-                .cast::<u8>()
-                .add(self.offset(position) + skip as usize)
-                .as_ptr()
-        }
+        self.at(position).word(index)
     }
 
     /// How this segment answers to what its header says.
