@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench queue` does all; a filter behind `--` picks criterion's, and `-- between` only the two processes.
 //! For other tools there are plain loops: `-- stream MESSAGES LEN` between two processes (`strace -f -c`), and
-//! `-- loop append|pair|reserve MESSAGES LEN` in one (`valgrind --tool=callgrind`).
+//! `-- loop append|pair|batch|reserve|kind|screened MESSAGES LEN` in one (`valgrind --tool=callgrind`).
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -20,6 +20,8 @@ use syncq::{Buffer, Queue, Reader, Wait, Writer};
 const CAPACITY: u64 = 1 << 20;
 const SIZES: [usize; 4] = [8, 64, 1024, 64 << 10];
 const BATCH: usize = 16;
+/// Messages appended before any is popped, where it is the popping that is to be counted.
+const STRETCH: usize = 1000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args()
@@ -130,18 +132,46 @@ fn loop_for_counting(what: &str, messages: u64, len: usize) {
     let queue = queue();
     let body = vec![7u8; len];
     let mut writer = queue.writer("").unwrap();
-    let mut reader = (what != "append").then(|| queue.reader().unwrap());
-    for _ in 0..messages {
-        if what == "reserve" {
+    let mut reader = matches!(what, "pair" | "batch" | "reserve").then(|| queue.reader().unwrap());
+    let mut pop = |times: usize| {
+        for _ in 0..times {
+            if let Some(reader) = &mut reader {
+                black_box(reader.pop(Wait::Never).unwrap().map(|message| message.body().len()));
+            }
+        }
+    };
+    match what {
+        "batch" => (0..messages).step_by(BATCH).for_each(|_| {
+            writer
+                .append_all([("", black_box(&body[..])); BATCH], Wait::Never)
+                .unwrap();
+            pop(BATCH);
+        }),
+        "reserve" => (0..messages).for_each(|_| {
             let mut place = writer.reserve("", len, Wait::Never).unwrap();
             place.write_at(0, &body);
             place.commit().unwrap();
-        } else {
+            pop(1);
+        }),
+        "append" | "pair" => (0..messages).for_each(|_| {
             writer.append("", black_box(&body), Wait::Never).unwrap();
+            pop(1);
+        }),
+        "kind" | "screened" => {
+            let mut reader = queue.reader().unwrap();
+            if what == "screened" {
+                reader.screen().add_kind("debug");
+            }
+            (0..messages).step_by(STRETCH).for_each(|_| {
+                for _ in 0..STRETCH {
+                    writer.append("debug", black_box(&body), Wait::Never).unwrap();
+                }
+                while let Some(message) = reader.pop(Wait::Never).unwrap() {
+                    black_box(message.body().len());
+                }
+            });
         }
-        if let Some(reader) = &mut reader {
-            black_box(reader.pop(Wait::Never).unwrap().unwrap().body().len());
-        }
+        _ => panic!("no loop is called {what}"),
     }
 }
 

@@ -4,12 +4,11 @@ use super::doorbell::Doorbell;
 use super::guard::Guard;
 use super::info::MemberId;
 use super::message::{Buffer, Message};
-use super::screen::Screen;
+use super::screen::{Outline, Screen, Verdict};
 use crate::error::{Error, Result};
 use crate::ring::Ring;
 use crate::ring::members::{Beginning, Membership};
 use crate::ring::read::{Found, Look};
-use crate::segment::layout::{MAX_KIND, MAX_SENDER};
 use crate::sys::atomic::{AtomicU64, Ordering, fence, spin_hint};
 use crate::sys::futex::EVERY_BIT;
 use crate::wait::{Deadline, Wait};
@@ -135,8 +134,8 @@ impl Inbox {
         Ok(self.take_next(buffer, wait)?.map(|taken| taken.into_message(buffer)))
     }
 
-    /// The next message of the ring, if nothing but taking it is to be done: nothing was brought home, nothing is passed over,
-    /// nobody overtakes.
+    /// The next message of the ring, if nothing but taking it is to be done: nothing was brought home, nothing is to be passed
+    /// over, nobody overtakes.
     #[inline(always)]
     fn at_hand(&self) -> Option<Found> {
         if self.is_racing || self.screen.is_changed() || !self.home.is_empty() {
@@ -149,6 +148,14 @@ impl Inbox {
         self.ring
             .message_at(self.position)
             .filter(|found| self.is_wanted(found))
+    }
+
+    /// Goes past a message that is not wanted.
+    #[inline]
+    fn pass_over(&mut self, found: &Found) {
+        self.move_on(found.end);
+        self.sequence = found.sequence.wrapping_add(1);
+        self.count(|line| &line.screened, 1);
     }
 
     /// Takes what was just read out of the queue, if this reader's cursor protected it all the time.
@@ -250,6 +257,17 @@ impl Inbox {
     #[inline]
     fn look(&mut self) -> Result<Result<Found, u64>> {
         let from = self.position;
+        while !self.is_racing
+            && let Some(found) = self.ring.message_at(self.position)
+        {
+            if self.is_wanted(&found) {
+                return Ok(Ok(found));
+            }
+            self.pass_over(&found);
+            if self.has_gone_far(from) {
+                return Ok(Err(0));
+            }
+        }
         loop {
             let look = self.ring.look(self.position);
             if self.is_racing && !self.ring.is_still_whole(self.position) {
@@ -285,9 +303,7 @@ impl Inbox {
                     true => return Ok(Ok(found)),
                     false if self.is_racing && !self.ring.is_still_whole(self.position) => self.catch_up()?,
                     false => {
-                        self.move_on(found.end);
-                        self.sequence = found.sequence.wrapping_add(1);
-                        self.count(|line| &line.screened, 1);
+                        self.pass_over(&found);
                         if self.has_gone_far(from) {
                             return Ok(Err(0));
                         }
@@ -324,7 +340,20 @@ impl Inbox {
 
     #[inline(never)]
     fn names_are_wanted(&self, found: &Found) -> bool {
-        let mut words = [0; (MAX_SENDER + MAX_KIND).div_ceil(8) + 64];
+        let sender_len = usize::from(found.origin.sender_len());
+        let kind = || Outline::new(found.origin.kind_len().into(), self.ring.name_word(found, sender_len));
+        let sender = || Outline::new(sender_len, self.ring.name_word(found, 0));
+        match self.screen.judge(sender, kind) {
+            Verdict::Heard => true,
+            Verdict::PassedOver => false,
+            Verdict::Unclear => self.whole_names_are_wanted(found),
+        }
+    }
+
+    #[inline(never)]
+    fn whole_names_are_wanted(&self, found: &Found) -> bool {
+        // Whatever a record says, its names have no more bytes than this.
+        let mut words = [0; 2 * 256 / 8];
         let words = &mut words[..found.body_at() / 8];
         self.ring.copy(found, words, self.is_racing);
         let (sender, rest) = bytemuck::cast_slice::<u64, u8>(words).split_at(found.origin.sender_len().into());

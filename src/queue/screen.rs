@@ -31,10 +31,85 @@ use std::collections::BTreeSet;
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Screen {
-    senders: BTreeSet<Box<[u8]>>,
-    kinds: BTreeSet<Box<[u8]>>,
+    senders: Names,
+    kinds: Names,
     hears_own: bool,
     is_changed: bool,
+}
+
+/// Names to be passed over.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    whole: BTreeSet<Box<[u8]>>,
+    /// One for each of them. For most messages this tells that their name is none of these.
+    outlines: Vec<Outline>,
+}
+
+/// What of a name fits in two words: all of one of at most 8 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outline {
+    len: usize,
+    /// The first 8 bytes, little-endian; zeros behind the end.
+    first: u64,
+}
+
+impl Outline {
+    /// Of a name of `len` bytes that begins with the bytes of `first`, whatever is behind its end.
+    #[inline]
+    pub(super) fn new(len: usize, first: u64) -> Self {
+        let kept = if len < 8 { !(u64::MAX << (8 * len)) } else { u64::MAX };
+        Outline {
+            len,
+            first: first & kept,
+        }
+    }
+
+    fn of(name: &[u8]) -> Self {
+        let mut first = [0; 8];
+        let len = name.len().min(8);
+        first[..len].copy_from_slice(&name[..len]);
+        Outline::new(name.len(), u64::from_le_bytes(first))
+    }
+}
+
+/// What an outline tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Heard,
+    PassedOver,
+    /// The names have to be looked at whole.
+    Unclear,
+}
+
+impl Names {
+    fn insert(&mut self, name: &[u8]) -> bool {
+        let is_new = self.whole.insert(name.into());
+        if is_new {
+            self.outlines.push(Outline::of(name));
+        }
+        is_new
+    }
+
+    fn remove(&mut self, name: &[u8]) -> bool {
+        let was_there = self.whole.remove(name);
+        if was_there {
+            self.outlines = self.whole.iter().map(|name| Outline::of(name)).collect();
+        }
+        was_there
+    }
+
+    #[inline]
+    fn judge(&self, outline: impl Fn() -> Outline) -> Verdict {
+        if self.outlines.is_empty() {
+            return Verdict::Heard;
+        }
+        let outline = outline();
+        match self.outlines.contains(&outline) {
+            false => Verdict::Heard,
+            true if outline.len <= 8 => Verdict::PassedOver,
+            true => Verdict::Unclear,
+        }
+    }
 }
 
 impl Screen {
@@ -49,7 +124,7 @@ impl Screen {
 
     /// Passes over messages from `sender` from now on.
     pub fn add_sender(&mut self, sender: impl AsRef<[u8]>) -> &mut Self {
-        self.is_changed |= self.senders.insert(sender.as_ref().into());
+        self.is_changed |= self.senders.insert(sender.as_ref());
         self
     }
 
@@ -61,13 +136,13 @@ impl Screen {
 
     /// Whether messages from `sender` are passed over.
     pub fn has_sender(&self, sender: impl AsRef<[u8]>) -> bool {
-        self.senders.contains(sender.as_ref())
+        self.senders.whole.contains(sender.as_ref())
     }
 
     /// Passes over messages of this kind from now on.
     #[doc(alias = "add_type")]
     pub fn add_kind(&mut self, kind: impl AsRef<[u8]>) -> &mut Self {
-        self.is_changed |= self.kinds.insert(kind.as_ref().into());
+        self.is_changed |= self.kinds.insert(kind.as_ref());
         self
     }
 
@@ -81,7 +156,7 @@ impl Screen {
     /// Whether messages of this kind are passed over.
     #[doc(alias = "has_type")]
     pub fn has_kind(&self, kind: impl AsRef<[u8]>) -> bool {
-        self.kinds.contains(kind.as_ref())
+        self.kinds.whole.contains(kind.as_ref())
     }
 
     /// Whether the member pops its own messages.
@@ -93,18 +168,31 @@ impl Screen {
 
     /// The senders passed over, in order.
     pub fn senders(&self) -> impl Iterator<Item = &[u8]> {
-        self.senders.iter().map(|name| &**name)
+        self.senders.whole.iter().map(|name| &**name)
     }
 
     /// The kinds passed over, in order.
     pub fn kinds(&self) -> impl Iterator<Item = &[u8]> {
-        self.kinds.iter().map(|name| &**name)
+        self.kinds.whole.iter().map(|name| &**name)
     }
 
     /// Whether there is anything to compare names with.
     #[inline]
     pub(super) fn looks_at_names(&self) -> bool {
-        !(self.senders.is_empty() && self.kinds.is_empty())
+        !(self.senders.outlines.is_empty() && self.kinds.outlines.is_empty())
+    }
+
+    /// What the outlines of a sender and a kind tell.
+    #[inline]
+    pub(super) fn judge(&self, sender: impl Fn() -> Outline, kind: impl Fn() -> Outline) -> Verdict {
+        let of_kind = self.kinds.judge(kind);
+        if of_kind == Verdict::PassedOver {
+            return of_kind;
+        }
+        match self.senders.judge(sender) {
+            Verdict::Heard => of_kind,
+            other => other,
+        }
     }
 
     #[inline]
@@ -113,7 +201,7 @@ impl Screen {
     }
 
     pub(super) fn passes(&self, sender: &[u8], kind: &[u8]) -> bool {
-        !self.senders.contains(sender) && !self.kinds.contains(kind)
+        !self.senders.whole.contains(sender) && !self.kinds.whole.contains(kind)
     }
 
     /// Whether it was changed since [`Screen::take_change`].
@@ -132,6 +220,7 @@ impl Screen {
     pub(super) fn wake_bits(&self, ring: &Ring) -> u32 {
         let screened = self
             .kinds
+            .whole
             .iter()
             .filter_map(|kind| ring.own_bit_of_kind(kind))
             .fold(0, |bits, bit| bits | bit);
@@ -145,5 +234,33 @@ impl Screen {
         let kinds = self.kinds().map(|k| format!("kind:{}", name(k)));
         let own = self.hears_own.then(|| "hears own".to_owned());
         senders.chain(kinds).chain(own).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outline_tells_short_names_apart_and_leaves_long_ones_open() {
+        let mut names = Names::default();
+        for name in ["", "a", "exactly8", "longer than eight"] {
+            assert!(names.insert(name.as_bytes()));
+            assert!(!names.insert(name.as_bytes()));
+        }
+        let judge = |names: &Names, name: &str| names.judge(|| Outline::of(name.as_bytes()));
+        for name in ["", "a", "exactly8"] {
+            assert_eq!(judge(&names, name), Verdict::PassedOver, "{name}");
+        }
+        for name in ["b", "aa", "exactly9", "exactly", "longer than eighty"] {
+            assert_eq!(judge(&names, name), Verdict::Heard, "{name}");
+        }
+        for name in ["longer than eight", "longer tHAN EIGHT"] {
+            assert_eq!(judge(&names, name), Verdict::Unclear, "{name}");
+        }
+        assert!(names.remove(b"a") && !names.remove(b"a"));
+        assert_eq!(judge(&names, "a"), Verdict::Heard);
+        // What stands behind a short name in the ring does not count.
+        assert_eq!(Outline::new(1, u64::from_le_bytes(*b"a tail..")), Outline::of(b"a"));
     }
 }

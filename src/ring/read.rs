@@ -112,6 +112,16 @@ impl Ring {
         self.segment.word(position, SEQUENCE).load(Ordering::Relaxed)
     }
 
+    /// The 8 bytes at byte `skip` of sender and kind, little-endian. Some of them may be of what follows.
+    #[inline]
+    pub(crate) fn name_word(&self, found: &Found, skip: usize) -> u64 {
+        let spot = self.segment.at(found.position);
+        let at = RECORD_HEADER + (skip as u64 & !7);
+        let (low, high) = (spot.name_word(at), spot.name_word(at + 8));
+        let shift = 8 * (skip as u32 % 8);
+        low >> shift | (high << 1) << (63 - shift)
+    }
+
     /// Copies words of a message, from the sender on.
     #[inline]
     pub(crate) fn copy(&self, found: &Found, out: &mut [u64], racing: bool) {

@@ -5,6 +5,7 @@
 //! that the protocol keeps still (a writer's own record, a record that a reader's cursor holds) move by `memcpy`.
 
 use super::Segment;
+use super::layout::{MIN_CAPACITY, RECORD_HEADER};
 use crate::sys::atomic::{AtomicU64, Ordering};
 use std::marker::PhantomData;
 
@@ -29,6 +30,16 @@ impl<'s> Spot<'s> {
         debug_assert!(index < (super::GRANULE / 8) as usize);
         // SAFETY: `Segment::at` made the pointer, good for a granule, from memory that lives as long as the segment.
         unsafe { &*self.at.add(index) }
+    }
+
+    /// The little-endian word at byte `skip`, a multiple of 8, of sender and kind or just behind them.
+    #[inline]
+    pub(crate) fn name_word(self, skip: u64) -> u64 {
+        const { assert!(RECORD_HEADER + 2 * 256 + 8 <= MIN_CAPACITY) };
+        debug_assert!(skip.is_multiple_of(8) && skip <= RECORD_HEADER + 2 * 256);
+        // SAFETY: a record's names have at most 2 * 255 bytes, and the spot is good for any ring's capacity.
+        let word = unsafe { &*self.at.add(skip as usize / 8) };
+        u64::from_le(word.load(Ordering::Relaxed))
     }
 
     /// Pointer to `len` bytes from byte `skip`. Panics where they would leave the data part, which the ring's own checks rule
