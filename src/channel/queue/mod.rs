@@ -60,7 +60,7 @@ pub struct QueueChannel {
 #[derive(Debug)]
 enum Roles {
     Apart(Option<Reader>, Option<Writer>),
-    Member(Box<Member>),
+    Member(Member),
 }
 
 /// What a [`QueueChannel`] was made of, and what it still held.
@@ -151,7 +151,7 @@ impl QueueChannel {
     ///
     /// As [`new`](QueueChannel::new).
     pub fn of_member(member: Member) -> io::Result<Self> {
-        Self::over(Roles::Member(Box::new(member)))
+        Self::over(Roles::Member(member))
     }
 
     /// The same, writing messages of this kind. `"data"` by default.
@@ -187,7 +187,7 @@ impl QueueChannel {
         };
         match self.inner.take() {
             Some(Roles::Apart(reader, writer)) => (parts.reader, parts.writer) = (reader, writer),
-            Some(Roles::Member(member)) => parts.member = Some(*member),
+            Some(Roles::Member(member)) => parts.member = Some(member),
             None => {}
         }
         parts
