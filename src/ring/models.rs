@@ -546,6 +546,53 @@ fn a_writer_asleep_for_room_is_woken_and_overwrites_nothing_unread() {
 }
 
 #[test]
+fn a_writer_asleep_for_room_is_woken_by_a_reader_that_leaves() {
+    explore(2, || {
+        let ring = ring(4, false);
+        let (reader, _) = join(&ring, Role::Reader);
+        let (writer, _) = join(&ring, Role::Writer);
+        (1..=3).for_each(|value| append(&writer, value));
+        let thread = thread::spawn(move || {
+            append(&writer, 4);
+            std::mem::forget(writer);
+        });
+        drop(reader);
+        thread.join().unwrap();
+        assert_eq!(ring.frontier(), 4 * 64);
+    });
+}
+
+#[test]
+fn a_keeper_leaves_and_who_revokes_it_goes_on() {
+    explore(2, || {
+        let ring = ring(8, false);
+        let keeper = join_and_keep(&ring);
+        let others = [1, 2].map(|value| (join(&ring, Role::Writer).0, value));
+        // Joining has revoked it; this keeps it again.
+        append(&keeper, 9);
+        let threads = others.map(|(writer, value)| {
+            thread::spawn(move || {
+                append(&writer, value);
+                std::mem::forget(writer);
+            })
+        });
+        drop(keeper);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let mut values = [2, 3].map(|number| match ring.look(64 * number).unwrap() {
+            Look::Found(found) => {
+                assert_eq!(found.sequence, number);
+                value_of(&ring, &found, false)
+            }
+            other => panic!("{other:?}"),
+        });
+        values.sort_unstable();
+        assert_eq!(values, [[1; 4], [2; 4]]);
+        let word = Word::from_bits(ring.segment.control().claim.word.load(Ordering::Relaxed));
+        assert_eq!((word.holder(), word.keeper()), (None, None));
+    });
+}
+
+#[test]
 fn an_observer_never_takes_a_torn_record_for_a_whole_one() {
     explore(2, || {
         let ring = ring(4, false);
