@@ -27,7 +27,7 @@ use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use step::{Board, LostItsWay, Victim};
+use step::{Board, Victim};
 use way::{Speed, Way, bind_to, explore};
 use world::{Death, Recovery, run_anywhere};
 
@@ -132,30 +132,12 @@ fn try_to_kill_at(case: &Case, way: &Way, point: usize, processor: usize, speed:
     (!has_ended).then_some(recovery)
 }
 
-/// As [`kill_at`], with further victims if one does not go the explored way. What is wrong with the queue is so every time.
-fn kill_on_the_way(case: &Case, way: &Way, point: usize, processor: usize) -> Recovery {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| kill_at(case, way, point, processor)));
-        match killed {
-            Ok(recovery) => return recovery,
-            Err(panic) if tries < 3 && panic.is::<LostItsWay>() => {}
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-}
-
 fn run(case: &'static Case, is_everywhere: bool, processor: usize) -> Row {
     let start = Instant::now();
     let (way, recovery) = explore(case, processor);
     let points = points(case, &way, is_everywhere);
     let mut recoveries = vec![recovery];
-    recoveries.extend(
-        points
-            .iter()
-            .map(|point| kill_on_the_way(case, &way, *point, processor)),
-    );
+    recoveries.extend(points.iter().map(|point| kill_at(case, &way, *point, processor)));
     eprintln!(
         "{}: {} of {} points, {} changes, {} calls, {:.1?}",
         case.name,
@@ -204,11 +186,7 @@ fn whoever_is_killed_at_whatever_instruction_the_others_go_on() {
     // One operation only, for whoever looks for something.
     let wanted = std::env::var("SYNCQ_KILL_ONLY").unwrap_or_default();
     let cases: Vec<&'static Case> = CASES.iter().filter(|case| case.name.contains(&wanted)).collect();
-    // Decided once per process, by the number of processors; before any thread is bound to one.
-    let _ = (syncq::Queue::options().heap().expect("memory"))
-        .reader()
-        .expect("a reader")
-        .pop(Duration::from_nanos(1));
+    way::do_what_is_done_once_per_process();
     step::show_panics_of_children();
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);

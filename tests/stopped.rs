@@ -116,6 +116,7 @@ fn others_go_on(world: &mut World, at: &str) {
 fn stopped_anywhere_in(name: &str) {
     let _watchdog = support::watchdog(Duration::from_secs(300));
     step::show_panics_of_children();
+    way::do_what_is_done_once_per_process();
     let case: &Case = CASES
         .iter()
         .find(|case| case.name == name)
@@ -205,6 +206,7 @@ fn reserve_fill_commit() -> Scene {
 fn a_commit_that_comes_after_an_eviction_and_a_lap_of_the_ring_harms_nobody() {
     let _watchdog = support::watchdog(Duration::from_secs(300));
     step::show_panics_of_children();
+    way::do_what_is_done_once_per_process();
     let case = Case {
         name: "reserve, fill, commit",
         pace: cases::Pace::Steady,

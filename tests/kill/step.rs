@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// A step that takes this long has gone to sleep in the kernel.
 const ASLEEP_AFTER: Duration = Duration::from_micros(120);
+/// Who has not come by a breakpoint for so long goes another way this time, and has fallen asleep there, where nobody wakes it.
+const LOST_AFTER: Duration = Duration::from_secs(1);
 
 /// Words that a victim and its tracer share.
 pub struct Board {
@@ -113,10 +115,6 @@ pub fn is_sleep(call: Call) -> bool {
     call.0 == libc::SYS_futex && call.1 & 0x7f == libc::FUTEX_WAIT_BITSET as u64
 }
 
-/// What the tracer panics with when a victim does not come by where the explored one had: on a busy machine a short sleep may
-/// end before its time, and the way is another one from there on.
-pub struct LostItsWay;
-
 /// A forked child under this thread's lead. Killed and reaped on drop.
 pub struct Victim {
     pub pid: Pid,
@@ -212,15 +210,19 @@ impl Victim {
         self.wait_for_stop(Signal::SIGTRAP);
     }
 
-    /// Lets it run at full speed until the instruction at `address` is due. `false`: it ended before it came there.
+    /// Lets it run at full speed until the instruction at `address` is due. `false`: it ended before it came there, or fell
+    /// asleep elsewhere and was killed.
+    ///
+    /// Not every run of an operation takes the same way: what a subtraction of two moments executes depends on whether a second ended in
+    /// between, and who is led step by step on a busy machine takes long.
     pub fn run_to(&mut self, address: u64) -> bool {
         // The one byte of `int3` over the instruction, in the child's own copy of the code.
         let place = address as ptrace::AddressType;
         let word = ptrace::read(self.pid, place).expect("its code");
         ptrace::write(self.pid, place, word & !0xff | 0xcc).expect("its code");
         ptrace::cont(self.pid, None).expect("cont");
-        match waitpid(self.pid, None).expect("waitpid") {
-            WaitStatus::Stopped(_, Signal::SIGTRAP) => {
+        match self.wait_a_while() {
+            Some(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {
                 ptrace::write(self.pid, place, word).expect("its code");
                 let mut registers = ptrace::getregs(self.pid).expect("registers of a stopped child");
                 assert_eq!(registers.rip, address + 1, "another breakpoint");
@@ -228,19 +230,37 @@ impl Victim {
                 ptrace::setregs(self.pid, registers).expect("registers of a stopped child");
                 true
             }
-            WaitStatus::Exited(_, 0) => {
+            Some(WaitStatus::Exited(_, 0)) => {
                 self.is_reaped = true;
                 false
             }
-            other => {
+            None => {
+                self.kill();
+                self.reap();
+                false
+            }
+            Some(other) => {
                 self.is_reaped = matches!(other, WaitStatus::Exited(..) | WaitStatus::Signaled(..));
-                eprintln!("the victim should have come to a breakpoint, and: {other:?}");
-                std::panic::panic_any(LostItsWay)
+                panic!("the victim should have come to a breakpoint, and: {other:?}")
             }
         }
     }
 
-    /// Whether it has run to its end.
+    /// Waits until it stops or ends, for as long as it can take one that goes its way.
+    fn wait_a_while(&self) -> Option<WaitStatus> {
+        let start = Instant::now();
+        loop {
+            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).expect("waitpid") {
+                WaitStatus::StillAlive if start.elapsed() > LOST_AFTER => return None,
+                // Mostly they share a processor, and this gives it to the victim.
+                WaitStatus::StillAlive if start.elapsed() < Duration::from_millis(1) => std::thread::yield_now(),
+                WaitStatus::StillAlive => std::thread::sleep(Duration::from_micros(200)),
+                status => return Some(status),
+            }
+        }
+    }
+
+    /// Whether it has run to its end, or was lost on the way.
     pub fn has_ended(&self) -> bool {
         self.is_reaped
     }

@@ -134,3 +134,14 @@ pub fn bind_to(processor: usize) {
         let _ = sched_setaffinity(Pid::from_raw(0), &one);
     }
 }
+
+/// Does by way of trial what a process does the first time only: finding out whether spinning helps (to be asked before any thread is bound
+/// to one processor), and where the kernel's clock is. Else the explored victim would do it, and later ones, forked from a process that
+/// meanwhile has slept itself, would not come by there.
+pub fn do_what_is_done_once_per_process() {
+    let queue = syncq::Queue::options().heap().expect("memory");
+    let mut reader = queue.reader().expect("a reader");
+    // Long enough to really sleep.
+    let popped = reader.pop(std::time::Duration::from_millis(20)).expect("pop");
+    assert!(popped.is_none());
+}
