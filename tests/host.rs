@@ -693,6 +693,59 @@ fn a_line_over_the_cap_is_cut_and_says_so() {
     assert_eq!(items[1].text(), "next");
 }
 
+#[test]
+fn posts_that_are_too_large_for_a_service_go_in_parts_and_what_cannot_is_counted() {
+    let _watchdog = minute();
+    let (buffer, service) = served(
+        LineHostBuffer::options()
+            .maxlen(5000)
+            .limits(|l| (l.body, l.items) = (4096, 50)),
+    );
+    let mirror = LineHostMirror::new(service.url()).unwrap();
+    mirror
+        .write((0..1000).map(|i| format!("line {i}\n")).collect::<String>())
+        .unwrap();
+    mirror.write("x".repeat(10_000) + "\n").unwrap();
+    mirror.write("line 1000\n").unwrap();
+    let error = mirror.finish(SECONDS).unwrap_err().to_string();
+    assert!(
+        error.contains("1001 lines sent, 1 dropped, 0 not sent; last error: 413"),
+        "{error}"
+    );
+    let items = buffer.read(None).unwrap();
+    let lines: Vec<_> = items.iter().filter(|item| item.line().is_some()).cloned().collect();
+    assert_eq!(texts(&lines), numbered(0..1001));
+    assert!(
+        matches!(items[1000].content, Content::Dropped(1)),
+        "said where it is missing: {:?}",
+        items[1000]
+    );
+}
+
+#[test]
+fn unfinished_lines_of_many_mirrors_are_bounded_together() {
+    let _watchdog = minute();
+    let (buffer, service) = plain(100);
+    let tail = "x".repeat(1 << 20);
+    for mirror in 0..40 {
+        let body = format!(
+            r#"{{"type":"str","data":{{"value":"{tail}"}},"syncq":{{"mirror":{mirror},"seq":1,"name":"","pid":1,"time":0}}}}"#
+        );
+        assert_eq!(post(service.address(), "/sync-stream", &body).status, 201);
+    }
+    let items = buffer.read(None).unwrap();
+    let unfinished = items
+        .iter()
+        .filter_map(LineItem::line)
+        .filter(|line| line.is_unfinished())
+        .count();
+    assert!(unfinished <= 16, "{unfinished}");
+    assert!(
+        items.len() > unfinished,
+        "the others were ended, and stored as far as there is room"
+    );
+}
+
 // Server-sent events.
 
 fn events(service: &HostService, head: &[&str]) -> BufReader<TcpStream> {

@@ -478,5 +478,5 @@ async fn set_state(shared: &Shared, request: Request<Incoming>) -> Result<Respon
 /// The bytes of a body, and their room.
 pub(super) struct Collected {
     pub(super) bytes: Bytes,
-    pub(super) _room: Vec<OwnedSemaphorePermit>,
+    pub(super) _room: Option<OwnedSemaphorePermit>,
 }

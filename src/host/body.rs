@@ -30,7 +30,8 @@ const MOST_EVENTS: usize = 256 << 10;
 pub(super) async fn collect(shared: &Shared, request: Request<Incoming>) -> Result<Collected, Refused> {
     let limits = shared.limits();
     let mut body = request.into_body();
-    let (mut bytes, mut room, mut len) = (Vec::new(), Vec::new(), 0usize);
+    let (mut bytes, mut len) = (Vec::new(), 0usize);
+    let mut room: Option<OwnedSemaphorePermit> = None;
     let mut refusal: Option<Refused> = None;
     loop {
         let frame = match timeout(limits.stall, body.frame()).await {
@@ -57,7 +58,7 @@ pub(super) async fn collect(shared: &Shared, request: Request<Incoming>) -> Resu
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the body is over {limit} bytes"),
             ));
-            (bytes, room) = (Vec::new(), Vec::new());
+            (bytes, room) = (Vec::new(), None);
             if len > limit.saturating_mul(PATIENCE) {
                 return Err(closing(
                     StatusCode::PAYLOAD_TOO_LARGE,
@@ -67,12 +68,16 @@ pub(super) async fn collect(shared: &Shared, request: Request<Incoming>) -> Resu
         } else if refusal.is_none() {
             match shared.room(data.len()) {
                 Ok(permit) => {
-                    room.push(permit);
+                    // One permit for all: there may be as many chunks as bytes.
+                    match &mut room {
+                        Some(room) => room.merge(permit),
+                        None => room = Some(permit),
+                    }
                     bytes.extend_from_slice(&data);
                 }
                 Err(full) => {
                     refusal = Some(full);
-                    (bytes, room) = (Vec::new(), Vec::new());
+                    (bytes, room) = (Vec::new(), None);
                 }
             }
         }

@@ -64,6 +64,7 @@ impl LineHostReaderOptions {
 ///
 /// ```
 /// use syncq::host::{LineHostBuffer, LineHostReader};
+/// use syncq::line::Lines;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let buffer = LineHostBuffer::new("/sync-stream", 10)?;

@@ -15,10 +15,13 @@ use std::time::SystemTime;
 
 /// How many of our mirrors are remembered. The one that was silent longest is forgotten; if it writes again it is taken for a new
 /// one.
-const MOST_MIRRORS: usize = 4096;
+const MOST_MIRRORS: usize = 1024;
 
 /// How many pending lines one of our mirrors can have; threads beyond share one.
-const MOST_LANES: u64 = 256;
+const MOST_LANES: u64 = 64;
+
+/// Bytes of unfinished lines of our mirrors, of all together. Beyond, an unfinished line is ended where it is.
+const MOST_PENDING: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -28,13 +31,23 @@ pub(crate) struct Registry {
     ours: HashMap<u128, Known>,
     /// Counts posts: says who was heard last.
     now: u64,
+    /// Bytes of unfinished lines of our mirrors.
+    pending: usize,
 }
 
 #[derive(Debug)]
 struct Known {
-    lanes: HashMap<u64, LineBufferMirror>,
+    lanes: HashMap<u64, Lane>,
     seq: u64,
     heard: u64,
+}
+
+/// A pending line of one of our mirrors.
+#[derive(Debug)]
+struct Lane {
+    mirror: LineBufferMirror,
+    /// Bytes in it, about.
+    pending: usize,
 }
 
 /// One of the original's mirrors, or rather its connection: the pending line goes with it.
@@ -57,6 +70,7 @@ impl Registry {
             lines,
             ours: HashMap::new(),
             now: 0,
+            pending: 0,
         }
     }
 
@@ -81,7 +95,8 @@ impl Registry {
         self.now += 1;
         if !self.ours.contains_key(&extra.mirror) && self.ours.len() >= MOST_MIRRORS {
             let silent = self.ours.iter().min_by_key(|(_, known)| known.heard).map(|(id, _)| *id);
-            silent.and_then(|id| self.ours.remove(&id));
+            let forgotten = silent.and_then(|id| self.ours.remove(&id));
+            self.pending -= forgotten.map_or(0, |known| known.lanes.values().map(|lane| lane.pending).sum());
         }
         let known = self.ours.entry(extra.mirror).or_insert_with(|| Known {
             lanes: HashMap::new(),
@@ -98,9 +113,10 @@ impl Registry {
             return self.lines.note_repeated(repeated);
         }
         let lane = if extra.lane < MOST_LANES { extra.lane } else { 0 };
-        let mirror = (known.lanes)
-            .entry(lane)
-            .or_insert_with(|| self.lines.mirror_of(&extra.name, extra.pid).one_line());
+        let Lane { mirror, pending } = (known.lanes).entry(lane).or_insert_with(|| Lane {
+            mirror: self.lines.mirror_of(&extra.name, extra.pid).one_line(),
+            pending: 0,
+        });
         let time = from_micros(extra.time);
         let item = |content| LineItem {
             seq: 0,
@@ -120,12 +136,31 @@ impl Registry {
                 self.lines
                     .push(item(Content::Line(Line::cut_by(line.to_vec(), extra.cut, false))))?;
             }
-            (Event::Text(text), _) => mirror.write_at(time, stream_of(extra.stream), &text)?,
+            (Event::Text(text), _) => {
+                mirror.write_at(time, stream_of(extra.stream), &text)?;
+                let tail = match split_lines(&text).last() {
+                    Some(tail) if text.ends_with(tail) => tail.len(),
+                    _ => 0,
+                };
+                let before = *pending;
+                *pending = if tail == text.len() { before + tail } else { tail };
+                self.pending = self.pending - before + *pending;
+                if self.pending > MOST_PENDING {
+                    mirror.new_line()?;
+                    self.pending -= std::mem::take(pending);
+                }
+            }
             (Event::Grouped(message), _) => {
                 mirror.new_line()?;
+                self.pending -= std::mem::take(pending);
                 self.lines.push(item(Content::Grouped(message)))?;
             }
-            (Event::Close, _) => known.lanes.values().try_for_each(Mirror::send_eof)?,
+            (Event::Close, _) => {
+                for lane in known.lanes.values_mut() {
+                    lane.mirror.send_eof()?;
+                    self.pending -= std::mem::take(&mut lane.pending);
+                }
+            }
             (Event::Nothing, _) => {}
         }
         known.seq = extra.seq;

@@ -66,6 +66,8 @@ enum Fate {
     Arrived,
     /// It will never be taken.
     Refused,
+    /// It is too large for one post.
+    TooLarge(Box<Entry>, u64),
     /// The mirror is given up.
     GivenUp,
 }
@@ -97,8 +99,14 @@ impl Sender {
                     state.report.dropped += lines;
                     state.spool.note_dropped(lines);
                 }
+                Fate::TooLarge(entry, dropped) => {
+                    state.spool.note_dropped(dropped);
+                    if let Err(entry) = state.spool.push_halves(*entry) {
+                        state.report.dropped += entry.lines;
+                        state.spool.note_dropped(entry.lines);
+                    }
+                }
                 Fate::GivenUp => {
-                    state.report.unsent += lines;
                     state.in_hand = lines;
                     drop(state);
                     break;
@@ -196,8 +204,13 @@ impl Sender {
             let way = self.way.clone();
             let mut state = way.lock();
             state.report.last_error = Some(failure.words());
-            if matches!(failure, Failure::Refused(400 | 413 | 415 | 431, _)) {
-                return Fate::Refused;
+            match failure {
+                Failure::Refused(413, _) => return Fate::TooLarge(Box::new(entry), dropped),
+                Failure::Refused(400 | 415 | 431, _) => {
+                    state.spool.note_dropped(dropped);
+                    return Fate::Refused;
+                }
+                _ => {}
             }
             state.is_away = true;
             state.report.retries += 1;

@@ -142,6 +142,34 @@ impl Spool {
         self.size += text.len() - before;
     }
 
+    /// Puts an entry that was too large for one post in front again, as two. Gives it back if it cannot be cut.
+    pub(super) fn push_halves(&mut self, mut entry: Entry) -> Result<(), Box<Entry>> {
+        let Event::Text(text) = &mut entry.event else {
+            return Err(Box::new(entry));
+        };
+        let middle = text.len() / 2;
+        let ends = |part: &[u8]| part.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let at = match text[middle..].iter().position(|byte| *byte == b'\n') {
+            Some(at) if middle + at + 1 < text.len() => middle + at + 1,
+            _ => match text[..middle].iter().rposition(|byte| *byte == b'\n') {
+                Some(at) => at + 1,
+                None => return Err(Box::new(entry)),
+            },
+        };
+        if entry.record.is_some() || entry.cut > 0 {
+            return Err(Box::new(entry));
+        }
+        let rest = text.split_off(at);
+        let mut second = Entry::new(Event::Text(rest));
+        (second.stream, second.time, second.lane) = (entry.stream, entry.time, entry.lane);
+        (second.lines, entry.lines) = (entry.lines - ends(text), ends(text));
+        for half in [second, entry] {
+            self.size += half.size();
+            self.entries.push_front(half);
+        }
+        Ok(())
+    }
+
     /// Lets the oldest go until the bound holds. Returns how many lines that were.
     pub(super) fn shrink(&mut self) -> u64 {
         let before = self.dropped;
@@ -212,6 +240,32 @@ mod tests {
             (Stream::Out, "d\n".into(), 1),
         ];
         assert_eq!(texts, expected);
+        assert_eq!(spool.size, 0);
+    }
+
+    #[test]
+    fn what_is_too_large_for_one_post_is_cut_at_a_line() {
+        let (mut spool, now) = (Spool::new(1 << 20), SystemTime::now());
+        let long = "x".repeat(50);
+        for text in ["a", "b", long.as_str(), "c"] {
+            spool.push_text(&line(Stream::Out, text), now);
+        }
+        let mut posts = Vec::new();
+        while let Some((entry, _)) = spool.take() {
+            match spool.push_halves(entry) {
+                Ok(()) => {}
+                Err(entry) => posts.push(*entry),
+            }
+        }
+        let texts: Vec<_> = posts
+            .iter()
+            .map(|entry| match &entry.event {
+                Event::Text(text) => (String::from_utf8_lossy(text).into_owned(), entry.lines, entry.stream),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let whole = |text: &str| (format!("{text}\n"), 1, Stream::Out);
+        assert_eq!(texts, [whole("a"), whole("b"), whole(&long), whole("c")]);
         assert_eq!(spool.size, 0);
     }
 
