@@ -143,7 +143,7 @@ impl fmt::Debug for Inner {
 
 /// Keeps the last lines that were written in this process, with warnings and errors among them.
 ///
-/// It is written like a file ([`io::Write`], also through `&LineBuffer`) and read like a list. A clone is the same buffer. Lines end where
+/// It is written like a file ([`std::io::Write`], also through `&LineBuffer`) and read like a list. A clone is the same buffer. Lines end where
 /// Python's `str.splitlines` ends them ([`split_lines`](super::split_lines)); `\r\n` is one break, also if it comes in two pieces. Each thread
 /// has a pending line of its own.
 ///

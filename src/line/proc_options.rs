@@ -78,7 +78,7 @@ impl LineProcBufferOptions {
         self.make(None)
     }
 
-    /// Makes the buffer under the queue name `name`, for any program to open with [`LineProcMirror::open`]. The names (`name` and
+    /// Makes the buffer under the queue name `name`, for any program to open with [`LineProcMirror::open`](super::LineProcMirror::open). The names (`name` and
     /// `name.control`) go away when it is dropped.
     ///
     /// # Errors
