@@ -8,9 +8,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Child, SharedWord, forked, minute, unique};
-use syncq::line::{
-    Content, Ending, GroupedMessage, LineBuffer, LineError, LineItem, LineProcBuffer, LineProcMirror, Lines, Mirror,
-};
+use syncq::line::{Content, Ending, LineBuffer, LineError, LineItem, LineProcBuffer, LineProcMirror, Lines, Mirror};
 use syncq::{Queue, Wait};
 
 const LONG: Wait = Wait::For(Duration::from_secs(50));
@@ -310,7 +308,7 @@ fn a9_what_the_carrier_logs_is_not_carried() {
             log::debug!("flushing");
             self.0.flush()
         }
-        fn send(&self, message: &GroupedMessage) -> Result<(), LineError> {
+        fn send(&self, message: &syncq::line::GroupedMessage) -> Result<(), LineError> {
             log::debug!("sending");
             self.0.send(message)
         }
