@@ -2,7 +2,8 @@
 //! with 1 to 4,000 sources registered, and a queue's messages through a poller.
 //!
 //! `cargo bench --bench channel` does all; `-- lines`, `-- sources` or `-- queue` one part. Rounds of what is compared take turns; printed are
-//! the median and the 10th to 90th percentile. For other tools: `-- stream LINES` is one plain run of lines through a poller (`strace -f -c`).
+//! the median and the 10th to 90th percentile. For other tools there are plain runs: `-- stream LINES` sends lines through a poller (`strace -f -c`,
+//! `valgrind --tool=callgrind`), `-- events SOURCES EVENTS` makes that many events with that many sources registered.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -33,6 +34,14 @@ fn main() {
         ["stream", lines] => {
             let rate = through_poller(lines.parse().expect("a number of lines"), Over::Socket);
             println!("{:.2} M lines/s", rate / 1e6);
+        }
+        ["events", sources, events] => {
+            raise_limit();
+            let (sources, events): (usize, usize) = (
+                sources.parse().expect("a number of sources"),
+                events.parse().expect("a number of events"),
+            );
+            one_of(sources, events, 1);
         }
         ["lines"] => lines(),
         ["sources"] => sources(),
@@ -168,7 +177,7 @@ fn lines() {
 // ------------------------------------------------------------------------------------------------------------- sources
 
 /// Nanoseconds for write, poll and read of one byte, with so many sources registered.
-fn one_of(sources: usize) -> Vec<f64> {
+fn one_of(sources: usize, per_sample: usize, sample_count: usize) -> Vec<f64> {
     let mut poller = Poller::new().expect("a poller");
     let mut others: Vec<UnixStream> = (0..sources)
         .map(|_| {
@@ -179,9 +188,8 @@ fn one_of(sources: usize) -> Vec<f64> {
         .collect();
     let mut events = Vec::new();
     poller.poll_into(&mut events, Wait::Never).expect("nothing");
-    let per_sample = 500;
     let mut samples = Vec::new();
-    for sample in 0..40 {
+    for sample in 0..sample_count {
         let start = Instant::now();
         for n in 0..per_sample {
             // All over the place.
@@ -195,16 +203,21 @@ fn one_of(sources: usize) -> Vec<f64> {
     samples
 }
 
-fn sources() {
+/// Two descriptors a source, and some.
+fn raise_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(8300.min(hard)), hard).expect("within the hard limit");
+}
+
+fn sources() {
+    raise_limit();
     println!("one event (write a byte, poll, read it), by how many sources are registered:");
     let counts = [1, 10, 100, 1000, 4000];
     let mut samples = counts.map(|_| Vec::new());
     for _ in 0..3 {
         for (samples, count) in samples.iter_mut().zip(counts) {
-            samples.extend(one_of(count));
+            samples.extend(one_of(count, 500, 40));
         }
     }
     let medians = std::array::from_fn::<f64, 5, _>(|n| {
