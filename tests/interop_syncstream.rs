@@ -80,7 +80,7 @@ fn texts(items: &[LineItem]) -> Vec<String> {
 #[test]
 fn the_seeds_example_works_with_our_server_in_place_of_flask() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let (_buffer, service) = ours(10);
     let said = client(
         &python,
@@ -103,7 +103,7 @@ with LineHostReader(address) as reader:
 #[test]
 fn the_seeds_example_works_with_our_client_in_place_of_pythons() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let (_peer, address) = theirs(&python, 10);
     let mut mirror = LineHostMirror::new(&address).unwrap();
     for i in 1..=3 {
@@ -125,7 +125,7 @@ fn the_seeds_example_works_with_our_client_in_place_of_pythons() {
 #[test]
 fn everything_that_the_python_mirror_sends_is_understood() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let (buffer, service) = ours(30);
     let said = client(
         &python,
@@ -197,7 +197,7 @@ print(json.dumps([reader.read(1), reader.read(0), reader.read(-3), len(reader.re
 #[test]
 fn everything_that_our_mirror_sends_is_understood_by_the_python_server() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let (_peer, address) = theirs(&python, 30);
     let mirror = LineHostMirror::new(&address).unwrap();
     mirror.write("one\ntwo\x0bthree\r\n").unwrap();
@@ -237,7 +237,7 @@ fn everything_that_our_mirror_sends_is_understood_by_the_python_server() {
 #[test]
 fn lone_surrogates_and_lines_of_a_mebibyte_come_back_as_they_were() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let (_buffer, service) = ours(10);
     let said = client(
         &python,
@@ -271,7 +271,7 @@ print(list(LineHostReader(address).read()) == lines)
 #[test]
 fn stop_and_reset_go_from_either_reader_to_either_mirror() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS * 2);
+    let _watchdog = watchdog(SECONDS * 6);
     let theirs = theirs(&python, 10);
     let ours = ours(10);
     for address in [theirs.1.as_str(), ours.1.url()] {
@@ -333,7 +333,7 @@ except StopIteration as e: print(e)
 #[test]
 fn tails_of_two_python_mirrors_are_not_glued_together() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let (buffer, service) = ours(10);
     client(
         &python,
@@ -354,7 +354,7 @@ two.close(); one.close()
 #[test]
 fn the_python_mirror_keeps_one_connection_alive() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let (buffer, service) = ours(500);
     client(
         &python,
@@ -374,7 +374,7 @@ for i in range(200): mirror.write(f"line {i}\n")
 #[test]
 fn what_is_refused_is_said_in_words_that_python_shows() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let buffer = LineHostBuffer::options()
         .limits(|limits| limits.line = 1000)
         .build()
@@ -407,7 +407,7 @@ except ConnectionError as e: print(e)
 #[test]
 fn a_lying_error_item_is_refused_and_reading_goes_on() {
     let Some(python) = python() else { return };
-    let _watchdog = watchdog(SECONDS);
+    let _watchdog = watchdog(SECONDS * 6);
     let (buffer, service) = ours(10);
     buffer.write("fine\n").unwrap();
     // With the original this is taken, and then each read fails until the item has rotated out.
