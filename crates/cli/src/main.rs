@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod endpoint;
 mod fail;
 mod findings;
 mod follow;
@@ -53,6 +54,7 @@ enum Command {
     Tail(tail::Tail),
     Pop(pop::Pop),
     Run(run::Run),
+    Pump(pump::Pump),
     Stat(stat::Stat),
     Doctor(doctor::Doctor),
     Top(top::Top),
@@ -60,6 +62,7 @@ enum Command {
     Bench(bench::Bench),
     Record(record::Record),
     Replay(replay::Replay),
+    Serve(serve::Serve),
     Completions(completions::Completions),
     Man(man::Man),
     #[command(hide = true)]
@@ -78,6 +81,8 @@ fn execute(cli: Cli) -> Outcome {
         Command::Tail(tail) => tail.run(out, stop),
         Command::Pop(pop) => pop.run(out, stop),
         Command::Run(run) => run.run(stop),
+        Command::Pump(pump) => pump.run(stop),
+        Command::Serve(serve) => serve.run(out, stop),
         Command::Stat(stat) => stat.run(out, stop),
         Command::Doctor(doctor) => doctor.run(out, stop),
         Command::Top(top) => top.run(out, stop),
