@@ -50,6 +50,7 @@ mod error;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod line;
+pub mod pump;
 mod queue;
 mod ring;
 mod segment;

@@ -76,6 +76,15 @@ impl Deadline {
         }
     }
 
+    /// As a wait for a call inside this one.
+    pub(crate) fn wait(&self) -> Wait {
+        match self {
+            Deadline::Now => Wait::Never,
+            Deadline::At(t) => Wait::Until(*t),
+            Deadline::None => Wait::Forever,
+        }
+    }
+
     /// True once the call has to answer.
     pub(crate) fn has_passed(&self) -> bool {
         match self {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// Which source of a [`Poller`](super::Poller): its own for as long as it is registered, and never given to another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token {
-    pub(super) index: u32,
-    pub(super) generation: u32,
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
 }
 
 impl Token {
@@ -23,12 +23,12 @@ impl Token {
         generation: 0,
     };
     /// How many sources a poller can have at a time.
-    pub(super) const MOST: u32 = Token::WAKER.index;
+    pub(crate) const MOST: u32 = Token::WAKER.index;
 }
 
 /// Which of the two descriptors of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// The one to read from, and the only one where both are the same.
     First,
     /// The one to write to.
@@ -37,16 +37,16 @@ pub(super) enum Side {
 
 /// What the kernel reports.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ready {
-    pub(super) token: Token,
-    pub(super) side: Side,
-    pub(super) readable: bool,
-    pub(super) writable: bool,
+pub(crate) struct Ready {
+    pub(crate) token: Token,
+    pub(crate) side: Side,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
 }
 
 /// Whether the kernel watches a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Registered {
+pub(crate) enum Registered {
     #[default]
     No,
     Yes {
@@ -61,11 +61,11 @@ pub(super) enum Registered {
 const BATCH: usize = 1024;
 
 #[derive(Debug)]
-pub(super) struct Epoll {
+pub(crate) struct Epoll {
     fd: OwnedFd,
     /// What the last wait gave.
     batch: Vec<Ready>,
-    pub(super) waker: Arc<OwnedFd>,
+    pub(crate) waker: Arc<OwnedFd>,
 }
 
 fn data(token: Token, side: Side) -> epoll::EventData {
@@ -87,7 +87,7 @@ fn new_epoll(waker: &OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 impl Epoll {
-    pub(super) fn new() -> Result<Self, Errno> {
+    pub(crate) fn new() -> Result<Self, Errno> {
         let waker = eventfd(
             0,
             rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
@@ -100,7 +100,7 @@ impl Epoll {
     }
 
     /// Forgets everything but the waker. With `is_forked`, the waker too: it is the parent's.
-    pub(super) fn renew(&mut self, is_forked: bool) -> Result<(), Errno> {
+    pub(crate) fn renew(&mut self, is_forked: bool) -> Result<(), Errno> {
         if is_forked {
             let new = Epoll::new()?;
             self.fd = new.fd;
@@ -113,14 +113,14 @@ impl Epoll {
         Ok(())
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
     /// Makes the kernel watch `fd` for `interest`, if it does not yet. `registered` says what it does, and is kept up.
     ///
     /// A hang-up is reported whatever the interest; so without any, the descriptor is not watched at all.
-    pub(super) fn watch(
+    pub(crate) fn watch(
         &self,
         registered: &mut Registered,
         fd: Option<BorrowedFd<'_>>,
@@ -173,7 +173,7 @@ impl Epoll {
     }
 
     /// Sleeps until something is ready. `limit`: [`None`] for ever.
-    pub(super) fn wait(&mut self, limit: Option<&Timespec>) -> Result<(), Errno> {
+    pub(crate) fn wait(&mut self, limit: Option<&Timespec>) -> Result<(), Errno> {
         self.batch.clear();
         let mut limit = limit.copied();
         // epoll_wait knows milliseconds only, and rounds up. So a short sleep is slept by ppoll on the epoll itself.
@@ -199,12 +199,12 @@ impl Epoll {
     }
 
     /// How many events the last wait gave.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.batch.len()
     }
 
     /// One of them.
-    pub(super) fn ready(&self, at: usize) -> Ready {
+    pub(crate) fn ready(&self, at: usize) -> Ready {
         self.batch[at]
     }
 }

@@ -39,7 +39,7 @@
 //! without a reader does; Rust programs ignore that signal unless they ask for it, and then see [`ChannelError::PeerGone`].
 
 mod duplex;
-mod epoll;
+pub(crate) mod epoll;
 mod error;
 mod lines;
 mod peer;
@@ -51,6 +51,8 @@ mod socket;
 mod source;
 mod test;
 mod wait;
+
+pub(crate) use wait::timespec;
 
 pub use epoll::Token;
 pub use error::ChannelError;

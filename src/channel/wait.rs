@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
 /// As the kernel wants it, rounded up: never early. [`None`]: for ever.
-pub(super) fn timespec(deadline: &Deadline) -> Option<Timespec> {
+pub(crate) fn timespec(deadline: &Deadline) -> Option<Timespec> {
     let left = match deadline {
         Deadline::Now => Duration::ZERO,
         Deadline::At(instant) => instant.saturating_duration_since(Instant::now()),
