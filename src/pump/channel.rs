@@ -2,16 +2,18 @@
 //!
 //! Not here: who looks at it and when; that is the event loop.
 
-use super::direct::{Direct, Moved};
+use super::direct::{Direct, Moved, queue_of};
 use super::events::Shared;
 use super::stream::{DataHandler, Done, EndHandler, ExceptionHandler, FailureHandler, Slot};
 use super::{Item, ReadStream, StreamError, WriteStream};
+use crate::Buffer;
 use crate::channel::epoll::{Registered, Side};
 use crate::channel::{Channel, ChannelError, Input, Interest, Marks, Token};
 use std::cell::{Cell, RefCell, RefMut};
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 /// What one stream gives in one go, in bytes, before the others have their turn.
 const BUDGET: usize = 256 << 10;
@@ -52,6 +54,9 @@ pub struct ChannelStream {
     on_drain: RefCell<Handlers<Done>>,
     on_end: RefCell<Handlers<Done>>,
     direct: RefCell<Option<Rc<Direct>>>,
+    /// Of a queue: room for a message, and the last kind and sender.
+    buffer: RefCell<Buffer>,
+    names: RefCell<[Option<Arc<str>>; 2]>,
     /// Sources that wait until the descriptor takes something.
     waiting: RefCell<Vec<Weak<ChannelStream>>>,
 }
@@ -94,6 +99,8 @@ impl ChannelStream {
             on_drain: RefCell::default(),
             on_end: RefCell::default(),
             direct: RefCell::new(None),
+            buffer: RefCell::default(),
+            names: RefCell::default(),
             waiting: RefCell::default(),
         })
     }
@@ -296,7 +303,11 @@ impl ChannelStream {
                 handler(failure.clone().map_or(Ok(()), Err));
             }
         }
-        if ready.writable || self.is_write_over.get() {
+        let has_room = ready.writable || {
+            let channel = self.borrow();
+            channel.needs_arming() && channel.queued() == 0
+        };
+        if has_room || self.is_write_over.get() {
             let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
             for source in waiting.iter().filter_map(Weak::upgrade) {
                 if let Some(direct) = &*source.direct.borrow() {
@@ -336,25 +347,30 @@ impl ChannelStream {
             let direct = self.direct.borrow().clone();
             if let Some(direct) = direct {
                 match direct.go(self) {
-                    Moved::Some { items, bytes, has_more } => {
+                    Moved::Some { has_more } => {
                         did(shared);
-                        direct.count(items, bytes);
                         if has_more {
                             shared.touch(self);
                         }
                         return;
                     }
                     Moved::Nothing => return,
+                    Moved::SinkFailed(error) => return direct.fail_sink(error),
+                    Moved::Failed(error) if error.is_final() => return self.fail_reading(shared, error.into()),
+                    Moved::Failed(error) => {
+                        did(shared);
+                        self.read_exception.call(|handler| handler(error.into()));
+                        continue;
+                    }
                     Moved::ReadIt => {}
                     Moved::Refused => *self.direct.borrow_mut() = None,
                 }
             }
-            let input = self.borrow().try_read();
+            let input = self.try_read();
             let item = match input {
-                Ok(Input::Data(bytes)) => Item::from(bytes),
-                Ok(Input::Line(line)) => Item::from(line.bytes),
-                Ok(Input::Pending) => return,
-                Ok(Input::End) | Err(ChannelError::Closed) => {
+                Ok(Read::Item(item)) => item,
+                Ok(Read::Nothing) => return,
+                Ok(Read::End) | Err(ChannelError::Closed) => {
                     self.is_read_over.set(true);
                     did(shared);
                     self.end.call(|handler| handler());
@@ -377,6 +393,24 @@ impl ChannelStream {
         }
     }
 
+    /// One read, as an item.
+    fn try_read(&self) -> Result<Read, ChannelError> {
+        let mut channel = self.borrow();
+        if let Some(queue) = queue_of(&mut **channel)
+            && let Some(message) = queue.try_read_message(&mut self.buffer.borrow_mut())?
+        {
+            let [kind, sender] = &mut *self.names.borrow_mut();
+            let names = (again(kind, message.kind()), again(sender, message.sender()));
+            return Ok(Read::Item(Item::from(message.body()).with_names(names.0, names.1)));
+        }
+        Ok(match channel.try_read()? {
+            Input::Data(bytes) => Read::Item(bytes.into()),
+            Input::Line(line) => Read::Item(line.bytes.into()),
+            Input::Pending => Read::Nothing,
+            Input::End => Read::End,
+        })
+    }
+
     pub(super) fn forget_handlers(&self) {
         self.data.set(None);
         self.end.set(None);
@@ -390,6 +424,30 @@ impl ChannelStream {
     pub(super) fn weak(&self) -> Weak<ChannelStream> {
         self.me.clone()
     }
+}
+
+/// What one read gave.
+enum Read {
+    Item(Item),
+    Nothing,
+    End,
+}
+
+/// The same name as the last time is not made anew.
+fn again(last: &mut Option<Arc<str>>, name: &str) -> Option<Arc<str>> {
+    if last.as_deref() != Some(name) {
+        *last = Some(name.into());
+    }
+    last.clone()
+}
+
+fn enqueue(channel: &mut dyn Channel, item: &Item) -> Result<(), ChannelError> {
+    if let Some(kind) = item.kind()
+        && let Some(queue) = queue_of(channel)
+    {
+        return queue.enqueue_message(kind, item.bytes());
+    }
+    channel.enqueue(&[IoSlice::new(item.bytes())])
 }
 
 /// Something was done.
@@ -428,12 +486,11 @@ impl WriteStream for ChannelStream {
             return Err(error.clone());
         }
         let mut channel = self.borrow();
-        let chunks = [IoSlice::new(item.bytes())];
-        let outcome = match channel.enqueue(&chunks) {
+        let outcome = match enqueue(&mut **channel, &item) {
             Err(ChannelError::Full { .. }) => {
                 let marks = channel.marks();
                 channel.set_marks(Marks::up_to(usize::MAX));
-                let outcome = channel.enqueue(&chunks);
+                let outcome = enqueue(&mut **channel, &item);
                 channel.set_marks(marks);
                 outcome
             }

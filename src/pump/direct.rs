@@ -1,14 +1,16 @@
-//! The short way between two channels when nobody looks at what goes through: pages moved by the kernel.
+//! The short way between two channels when nobody looks at what goes through: pages moved by the kernel, and messages from ring to ring.
 //!
 //! Not here: waiting, and what comes of an end or an error; the long way finds those.
 
 use super::ChannelStream;
-use crate::channel::ChannelError;
+use crate::Buffer;
+use crate::channel::{Channel, ChannelError, QueueChannel};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, splice};
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 
@@ -17,12 +19,13 @@ const PIPE_SIZE: usize = 1 << 20;
 /// What one source moves in one go, in bytes, before the others have their turn.
 const BUDGET: usize = 1 << 20;
 
+/// Messages that one queue hands over in one go.
+const MOST_MESSAGES: u64 = 1024;
+
 /// What came of a try.
 pub(super) enum Moved {
-    /// So much was moved.
+    /// Something was moved, and counted.
     Some {
-        items: u64,
-        bytes: u64,
         /// There is more, and the kernel need not tell.
         has_more: bool,
     },
@@ -30,14 +33,26 @@ pub(super) enum Moved {
     Nothing,
     /// What comes next has to be read and written: something in memory, the end, an error.
     ReadIt,
+    /// The source failed.
+    Failed(ChannelError),
+    /// The sink failed.
+    SinkFailed(ChannelError),
     /// It cannot be done between these two.
     Refused,
+}
+
+enum Way {
+    Splice {
+        is_from_socket: bool,
+    },
+    /// Between two queues.
+    Messages(RefCell<Buffer>),
 }
 
 /// The short way from a source to a sink.
 pub(super) struct Direct {
     sink: Rc<ChannelStream>,
-    is_from_socket: bool,
+    way: Way,
     is_waiting: Cell<bool>,
     count: Box<dyn Fn(u64, u64)>,
 }
@@ -48,6 +63,14 @@ impl std::fmt::Debug for Direct {
             .field("sink", &self.sink.token)
             .finish_non_exhaustive()
     }
+}
+
+fn queue_ref(channel: &dyn Channel) -> Option<&QueueChannel> {
+    (channel as &dyn Any).downcast_ref()
+}
+
+pub(super) fn queue_of(channel: &mut dyn Channel) -> Option<&mut QueueChannel> {
+    (channel as &mut dyn Any).downcast_mut()
 }
 
 fn file_type(fd: BorrowedFd<'_>) -> Option<FileType> {
@@ -94,18 +117,24 @@ impl Direct {
         if source.buffering() != crate::channel::Buffering::Bytes {
             return None;
         }
-        let (from, to) = (source.read_fd()?, borrowed.write_fd()?);
-        can_splice(from, to).then(|| {
-            Rc::new(Direct {
-                sink: sink.clone(),
-                is_from_socket: file_type(from) == Some(FileType::Socket),
-                is_waiting: Cell::new(false),
-                count,
-            })
-        })
+        let way = match (queue_ref(&**source), queue_ref(&**borrowed)) {
+            (Some(_), Some(_)) => Way::Messages(RefCell::default()),
+            (None, None) => {
+                let (from, to) = (source.read_fd()?, borrowed.write_fd()?);
+                let is_from_socket = file_type(from) == Some(FileType::Socket);
+                can_splice(from, to).then_some(Way::Splice { is_from_socket })?
+            }
+            _ => return None,
+        };
+        Some(Rc::new(Direct {
+            sink: sink.clone(),
+            way,
+            is_waiting: Cell::new(false),
+            count,
+        }))
     }
 
-    pub(super) fn count(&self, items: u64, bytes: u64) {
+    fn count(&self, items: u64, bytes: u64) {
         (self.count)(items, bytes);
     }
 
@@ -116,6 +145,10 @@ impl Direct {
 
     pub(super) fn there_is_room(&self) {
         self.is_waiting.set(false);
+    }
+
+    pub(super) fn fail_sink(&self, error: ChannelError) {
+        self.sink.fail_writing(error.into());
     }
 
     fn wait_for_room(&self, source: Weak<ChannelStream>) -> Moved {
@@ -129,14 +162,18 @@ impl Direct {
         if self.is_waiting.get() {
             return Moved::Nothing;
         }
-        if source.borrow().has_buffered() {
-            return Moved::ReadIt;
-        }
-        // What was written the long way goes first.
+        // What was written the long way, or found no room, goes first.
         if self.sink.queued() > 0 {
             return self.wait_for_room(source.weak());
         }
-        match self.splice(source) {
+        let is_from_socket = match &self.way {
+            Way::Messages(buffer) => return self.hand_over(source, &mut buffer.borrow_mut()),
+            Way::Splice { is_from_socket } => *is_from_socket,
+        };
+        if source.borrow().has_buffered() {
+            return Moved::ReadIt;
+        }
+        match self.splice(source, is_from_socket) {
             Ok(moved) => moved,
             Err(Errno::AGAIN) => {
                 let is_readable = source.borrow().read_fd().is_some_and(is_readable);
@@ -154,13 +191,47 @@ impl Direct {
         }
     }
 
-    fn splice(&self, source: &ChannelStream) -> Result<Moved, Errno> {
+    /// Messages, as they are: kind and body. The sender is who writes.
+    fn hand_over(&self, source: &ChannelStream, buffer: &mut Buffer) -> Moved {
+        let (mut from, mut to) = (source.borrow(), self.sink.borrow());
+        let (Some(from), Some(to)) = (queue_of(&mut **from), queue_of(&mut **to)) else {
+            return Moved::Refused;
+        };
+        let (mut items, mut bytes) = (0, 0);
+        let failure = loop {
+            let message = match from.try_read_message(buffer) {
+                Ok(Some(message)) => message,
+                Ok(None) => break None,
+                // Told when everything before it is.
+                Err(error) => break Some(Moved::Failed(error)),
+            };
+            if let Err(error) = to.enqueue_message(message.kind(), message.body()) {
+                break Some(Moved::SinkFailed(error));
+            }
+            items += 1;
+            bytes += message.body().len() as u64;
+            if to.queued() > 0 || items == MOST_MESSAGES {
+                break None;
+            }
+        };
+        if items > 0 {
+            self.count(items, bytes);
+        }
+        match failure {
+            Some(failure) => failure,
+            None if items > 0 => Moved::Some { has_more: true },
+            None if from.has_buffered() => Moved::ReadIt,
+            None => Moved::Nothing,
+        }
+    }
+
+    fn splice(&self, source: &ChannelStream, is_from_socket: bool) -> Result<Moved, Errno> {
         let (source, sink) = (source.borrow(), self.sink.borrow());
         let (Some(from), Some(to)) = (source.read_fd(), sink.write_fd()) else {
             return Ok(Moved::ReadIt);
         };
         // A socket does not listen to the flag that says not to block.
-        if self.is_from_socket && !is_readable(from) {
+        if is_from_socket && !is_readable(from) {
             return Err(Errno::AGAIN);
         }
         let bytes = loop {
@@ -171,12 +242,13 @@ impl Direct {
         };
         match bytes {
             0 => Ok(Moved::ReadIt),
-            bytes => Ok(Moved::Some {
-                items: 1,
-                bytes: bytes as u64,
+            bytes => {
+                self.count(1, bytes as u64);
                 // Less: the source is empty, or the sink is full. The kernel knows which.
-                has_more: bytes == BUDGET,
-            }),
+                Ok(Moved::Some {
+                    has_more: bytes == BUDGET,
+                })
+            }
         }
     }
 }

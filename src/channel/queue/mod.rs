@@ -3,7 +3,7 @@
 mod inbound;
 
 use super::{Buffering, Channel, ChannelError, Input, Interest, Marks};
-use crate::{Doorbell, Error, Member, Reader, Wait, Writer};
+use crate::{Buffer, Doorbell, Error, Member, Message, Reader, Wait, Writer};
 use inbound::Inbound;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -81,7 +81,8 @@ pub struct QueueParts {
 
 #[derive(Debug, Default)]
 struct Outbound {
-    queue: VecDeque<Vec<u8>>,
+    /// Kind, if it is not the channel's, and body.
+    queue: VecDeque<(Option<Box<str>>, Vec<u8>)>,
     bytes: usize,
     marks: Marks,
     is_full: bool,
@@ -182,7 +183,7 @@ impl QueueChannel {
     pub fn into_inner(mut self) -> QueueParts {
         let mut parts = QueueParts {
             unread: self.inbound.take_unread(),
-            unwritten: std::mem::take(&mut self.outbound.queue).into(),
+            unwritten: self.outbound.queue.drain(..).map(|(_, body)| body).collect(),
             ..QueueParts::default()
         };
         match self.inner.take() {
@@ -191,6 +192,64 @@ impl QueueChannel {
             None => {}
         }
         parts
+    }
+
+    /// The next message with all its names, where [`try_read`](Channel::try_read) would give its body alone. [`None`]: there is none now, or what
+    /// comes next is for `try_read` to say: an end, or lines. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Channel::read).
+    pub fn try_read_message<'b>(&mut self, buffer: &'b mut Buffer) -> Result<Option<Message<'b>>, ChannelError> {
+        let inbound = &self.inbound;
+        let is_plain = inbound.buffering == Buffering::Bytes && inbound.ready.is_empty();
+        if !is_plain || inbound.is_over || inbound.failed.is_some() {
+            return Ok(None);
+        }
+        let popped = match &mut self.inner {
+            Some(Roles::Apart(Some(reader), _)) => reader.pop_into(buffer, Wait::Never)?,
+            Some(Roles::Member(member)) => member.pop_into(buffer, Wait::Never)?,
+            Some(Roles::Apart(None, _)) => return Err(ChannelError::NotReadable),
+            None => return Err(ChannelError::Closed),
+        };
+        self.inbound.may_have_more = popped.is_some();
+        match popped {
+            Some(message) if self.end_kind.as_deref().is_some_and(|end| message.kind() == end) => {
+                self.inbound.take(&message, self.end_kind.as_deref());
+                Ok(None)
+            }
+            popped => Ok(popped),
+        }
+    }
+
+    /// As [`enqueue`](Channel::enqueue), for a message of this kind.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Channel::write).
+    pub fn enqueue_message(&mut self, kind: &str, body: &[u8]) -> Result<(), ChannelError> {
+        self.enqueue_as(Some(kind), body)
+    }
+
+    fn enqueue_as(&mut self, kind: Option<&str>, body: &[u8]) -> Result<(), ChannelError> {
+        self.check_writable()?;
+        self.try_flush()?;
+        if self.outbound.is_full {
+            return Err(ChannelError::Full {
+                queued: self.outbound.bytes,
+                marks: self.outbound.marks,
+            });
+        }
+        if self.outbound.queue.is_empty() && self.append_as(kind, body)? {
+            return Ok(());
+        }
+        if !self.outbound.queue.is_empty() {
+            self.check_size(kind, body.len())?;
+        }
+        self.outbound.bytes += size(body);
+        self.outbound.queue.push_back((kind.map(Into::into), body.to_vec()));
+        self.outbound.is_full = self.outbound.bytes >= self.outbound.marks.high();
+        Ok(())
     }
 
     /// Looks at the next message. `None`: there is none.
@@ -230,7 +289,10 @@ impl QueueChannel {
         }
     }
 
-    fn append_data(&mut self, body: &[u8]) -> Result<bool, ChannelError> {
+    fn append_as(&mut self, kind: Option<&str>, body: &[u8]) -> Result<bool, ChannelError> {
+        if let Some(kind) = kind {
+            return self.append(kind, body);
+        }
         let kind = std::mem::take(&mut self.kind);
         let appended = self.append(&kind, body);
         self.kind = kind;
@@ -250,13 +312,14 @@ impl QueueChannel {
     }
 
     /// A message that can never fit must not wait behind others to be found out.
-    fn check_size(&mut self, len: usize) -> Result<(), ChannelError> {
+    fn check_size(&mut self, kind: Option<&str>, len: usize) -> Result<(), ChannelError> {
+        let kind = kind.unwrap_or(&self.kind);
         let Some((_, Some(bell))) = &mut self.bells else {
             return Ok(());
         };
         match &mut self.inner {
-            Some(Roles::Apart(_, Some(writer))) => writer.arm_to_write(bell, &self.kind, len)?,
-            Some(Roles::Member(member)) => member.arm_to_write(bell, &self.kind, len)?,
+            Some(Roles::Apart(_, Some(writer))) => writer.arm_to_write(bell, kind, len)?,
+            Some(Roles::Member(member)) => member.arm_to_write(bell, kind, len)?,
             _ => return Ok(()),
         };
         Ok(())
@@ -302,14 +365,6 @@ impl Channel for QueueChannel {
     }
 
     fn enqueue(&mut self, chunks: &[IoSlice<'_>]) -> Result<(), ChannelError> {
-        self.check_writable()?;
-        self.try_flush()?;
-        if self.outbound.is_full {
-            return Err(ChannelError::Full {
-                queued: self.outbound.bytes,
-                marks: self.outbound.marks,
-            });
-        }
         let joined: Vec<u8>;
         let body = match chunks {
             [one] => &one[..],
@@ -318,16 +373,7 @@ impl Channel for QueueChannel {
                 &joined
             }
         };
-        if self.outbound.queue.is_empty() && self.append_data(body)? {
-            return Ok(());
-        }
-        if !self.outbound.queue.is_empty() {
-            self.check_size(body.len())?;
-        }
-        self.outbound.bytes += size(body);
-        self.outbound.queue.push_back(body.to_vec());
-        self.outbound.is_full = self.outbound.bytes >= self.outbound.marks.high();
-        Ok(())
+        self.enqueue_as(None, body)
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> Result<usize, ChannelError> {
@@ -335,15 +381,15 @@ impl Channel for QueueChannel {
         if !self.try_flush()? {
             return Ok(0);
         }
-        let is_taken = self.append_data(bytes)?;
+        let is_taken = self.append_as(None, bytes)?;
         Ok(if is_taken { bytes.len() } else { 0 })
     }
 
     fn try_flush(&mut self) -> Result<bool, ChannelError> {
-        while let Some(body) = self.outbound.queue.pop_front() {
-            let appended = self.append_data(&body);
+        while let Some((kind, body)) = self.outbound.queue.pop_front() {
+            let appended = self.append_as(kind.as_deref(), &body);
             if !matches!(appended, Ok(true)) {
-                self.outbound.queue.push_front(body);
+                self.outbound.queue.push_front((kind, body));
                 return appended;
             }
             self.outbound.bytes -= size(&body);
@@ -457,8 +503,8 @@ impl Channel for QueueChannel {
         }
         if let Some(bell) = to_write.as_mut().filter(|_| interest.writable) {
             let (kind, len) = match (self.outbound.queue.front(), &self.end_kind) {
-                (Some(body), _) => (&self.kind, body.len()),
-                (None, Some(end)) if self.outbound.is_finishing => (end, 0),
+                (Some((kind, body)), _) => (kind.as_deref().unwrap_or(&self.kind), body.len()),
+                (None, Some(end)) if self.outbound.is_finishing => (&end[..], 0),
                 // Who waits to write waits for nothing.
                 _ => return false,
             };
