@@ -6,9 +6,9 @@ use super::direct::{Direct, Moved, queue_of};
 use super::events::Shared;
 use super::stream::{DataHandler, Done, EndHandler, ExceptionHandler, FailureHandler, Slot};
 use super::{Item, ReadStream, StreamError, WriteStream};
-use crate::Buffer;
 use crate::channel::epoll::{Registered, Side};
 use crate::channel::{Channel, ChannelError, Input, Interest, Marks, Token};
+use crate::{Buffer, Error};
 use std::cell::{Cell, RefCell, RefMut};
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
@@ -25,7 +25,8 @@ const LARGE: usize = 32 << 10;
 /// A channel as a [`ReadStream`] and a [`WriteStream`], made by [`EventLoop::add`](super::EventLoop::add).
 ///
 /// Of a channel by bytes an item is what one read gave, of one by lines a line, of a queue a message. What is written is taken whole;
-/// on a queue, as one message: of the item's kind, or of the channel's if the item has none.
+/// on a queue, as one message: of the item's kind, or of the channel's if the item has none. What one read of a byte stream gave is several messages, if it
+/// is too large for one.
 ///
 /// # The end
 ///
@@ -54,6 +55,8 @@ pub struct ChannelStream {
     on_drain: RefCell<Handlers<Done>>,
     on_end: RefCell<Handlers<Done>>,
     direct: RefCell<Option<Rc<Direct>>>,
+    /// Of a queue: the largest piece of a longer read that fits.
+    piece: Cell<usize>,
     /// Of a queue: room for a message, and the last kind and sender.
     buffer: RefCell<Buffer>,
     names: RefCell<[Option<Arc<str>>; 2]>,
@@ -99,6 +102,7 @@ impl ChannelStream {
             on_drain: RefCell::default(),
             on_end: RefCell::default(),
             direct: RefCell::new(None),
+            piece: Cell::new(usize::MAX),
             buffer: RefCell::default(),
             names: RefCell::default(),
             waiting: RefCell::default(),
@@ -404,7 +408,12 @@ impl ChannelStream {
             return Ok(Read::Item(Item::from(message.body()).with_names(names.0, names.1)));
         }
         Ok(match channel.try_read()? {
-            Input::Data(bytes) => Read::Item(bytes.into()),
+            Input::Data(bytes) => {
+                let is_divisible = queue_of(&mut **channel).is_none();
+                let mut item = Item::from(bytes);
+                item.is_divisible = is_divisible;
+                Read::Item(item)
+            }
             Input::Line(line) => Read::Item(line.bytes.into()),
             Input::Pending => Read::Nothing,
             Input::End => Read::End,
@@ -419,6 +428,17 @@ impl ChannelStream {
         *self.direct.borrow_mut() = None;
         let dropped = (self.on_drain.take(), self.on_end.take(), self.on_failure.take());
         drop(dropped);
+    }
+
+    /// Nobody looks at it any more.
+    pub(super) fn abandon(&self) {
+        self.is_closed.set(true);
+        self.is_read_over.set(true);
+        self.is_write_over.set(true);
+        let closed = || StreamError::from(ChannelError::Closed);
+        self.failure.borrow_mut().get_or_insert_with(closed);
+        self.forget_handlers();
+        self.borrow().close();
     }
 
     pub(super) fn weak(&self) -> Weak<ChannelStream> {
@@ -448,6 +468,20 @@ fn enqueue(channel: &mut dyn Channel, item: &Item) -> Result<(), ChannelError> {
         return queue.enqueue_message(kind, item.bytes());
     }
     channel.enqueue(&[IoSlice::new(item.bytes())])
+}
+
+/// As many messages as it takes. `piece` is the largest that has gone in so far.
+fn enqueue_pieces(channel: &mut dyn Channel, bytes: &[u8], piece: &Cell<usize>) -> Result<(), ChannelError> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let now = rest.len().min(piece.get());
+        match channel.enqueue(&[IoSlice::new(&rest[..now])]) {
+            Ok(()) => rest = &rest[now..],
+            Err(ChannelError::Queue(Error::TooLarge { .. })) if now > 1 => piece.set(now / 2),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Something was done.
@@ -491,6 +525,13 @@ impl WriteStream for ChannelStream {
                 let marks = channel.marks();
                 channel.set_marks(Marks::up_to(usize::MAX));
                 let outcome = enqueue(&mut **channel, &item);
+                channel.set_marks(marks);
+                outcome
+            }
+            Err(ChannelError::Queue(Error::TooLarge { .. })) if item.is_divisible => {
+                let marks = channel.marks();
+                channel.set_marks(Marks::up_to(usize::MAX));
+                let outcome = enqueue_pieces(&mut **channel, item.bytes(), &self.piece);
                 channel.set_marks(marks);
                 outcome
             }

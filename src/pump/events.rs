@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// something can be done and does it, [`run`](EventLoop::run) goes on until nothing is left to do, and
 /// [`Pump::run`](super::Pump::run) until one pump has ended. All handlers are called from these three.
 ///
-/// Cheap to clone: a clone is the same loop. It stays in its thread, and so do its streams and pumps. What ends a
+/// Cheap to clone: a clone is the same loop; when the last one is dropped, its streams are closed. It stays in its thread, and so do its streams and pumps. What ends a
 /// [`step`](EventLoop::step) from another thread is a [`Canceller`], or an own channel.
 ///
 /// # Waiting for more than streams
@@ -224,12 +224,18 @@ impl EventLoop {
     /// As [`step`](EventLoop::step).
     pub fn run(&self, wait: impl Into<Wait>) -> Result<bool, ChannelError> {
         let deadline = Deadline::of(wait.into());
-        while !self.is_idle() {
-            if self.step(deadline.wait())? == 0 && deadline.has_passed() {
+        loop {
+            // What was touched is looked at before it is asked whether there is anything to wait for.
+            while self.step(Wait::Never)? > 0 {
+                if deadline.has_passed() {
+                    return Ok(self.is_idle());
+                }
+            }
+            if self.is_idle() || deadline.has_passed() {
                 return Ok(self.is_idle());
             }
+            self.step(deadline.wait())?;
         }
-        Ok(true)
     }
 
     /// Whether there is nothing left to do, as things are.
@@ -380,7 +386,7 @@ impl Drop for Shared {
         self.tasks.take();
         for (_, stream) in self.slots.take() {
             if let Some(stream) = stream {
-                stream.forget_handlers();
+                stream.abandon();
             }
         }
     }

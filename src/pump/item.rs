@@ -17,6 +17,8 @@ pub struct Item {
     bytes: Vec<u8>,
     kind: Option<Arc<str>>,
     sender: Option<Arc<str>>,
+    /// Of a stream of bytes, which has no borders to keep.
+    pub(super) is_divisible: bool,
 }
 
 impl Item {
