@@ -275,7 +275,9 @@ fn a_handler_that_pauses_and_fills_gets_nothing_more() {
 #[test]
 fn what_is_written_by_who_is_told_of_room_comes_too() {
     let bench = Bench::paused(4);
-    (0..4).for_each(|n| drop(bench.emit(n)));
+    for n in 0..4 {
+        bench.emit(n);
+    }
     let stream = bench.stream.clone();
     bench.stream.drain_handler(Box::new(move |outcome| {
         outcome.unwrap();
@@ -290,7 +292,9 @@ fn what_is_written_by_who_is_told_of_room_comes_too() {
 #[test]
 fn the_end_comes_after_all_items_and_once() {
     let bench = Bench::paused(5);
-    (0..2).for_each(|n| drop(bench.emit(n)));
+    for n in 0..2 {
+        bench.emit(n);
+    }
     let acknowledged = Rc::new(Cell::new(false));
     let told = acknowledged.clone();
     bench.stream.end(Box::new(move |outcome| {

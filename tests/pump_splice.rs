@@ -23,7 +23,7 @@ fn copied() -> u64 {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n as u64 * 2_654_435_761 >> 13) as u8).collect()
+    (0..len).map(|n| ((n as u64 * 2_654_435_761) >> 13) as u8).collect()
 }
 
 /// Pumps `bytes` through and returns what came out, how it went, and how much was copied.

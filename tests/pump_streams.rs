@@ -17,7 +17,7 @@ use syncq::pump::{EventLoop, Item, MemoryStream, Pump, PumpError, ReadStream, Wr
 use syncq::{Error, Queue, Start, Wait};
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n as u64 * 2_654_435_761 >> 13) as u8).collect()
+    (0..len).map(|n| ((n as u64 * 2_654_435_761) >> 13) as u8).collect()
 }
 
 /// Reads to the end.

@@ -41,10 +41,16 @@
 //! A pump that nobody [looks into](Pump::inspect) has the kernel move the pages (`splice`) from a pipe into a pipe, a file or a
 //! non-blocking socket, and from a socket into a pipe. All else is read and written. Pipes are made larger where the system allows it.
 //!
+//! # Async
+//!
+//! With the feature `tokio`, the module `asynchronous` has queues and channels for that runtime.
+//!
 //! # Threads
 //!
 //! A loop, its streams and its pumps stay in the thread that made them. Make one in each thread that pumps.
 
+#[cfg(feature = "tokio")]
+pub mod asynchronous;
 mod channel;
 mod direct;
 mod error;

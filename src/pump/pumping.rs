@@ -64,6 +64,9 @@ enum State {
     Ended,
 }
 
+type DoneHandler = Box<dyn FnOnce(Outcome)>;
+type FailureListener = Rc<dyn Fn(StreamError)>;
+
 pub(super) struct Inner {
     me: Weak<Inner>,
     source: Rc<dyn ReadStream>,
@@ -80,9 +83,9 @@ pub(super) struct Inner {
     idle: Cell<Option<Idle>>,
     inspect: Slot<dyn FnMut(&Item)>,
     exception: Slot<dyn FnMut(StreamError)>,
-    ended: Cell<Option<Box<dyn FnOnce(Outcome)>>>,
+    ended: Cell<Option<DoneHandler>>,
     outcome: RefCell<Option<Outcome>>,
-    sink_failed: RefCell<Option<Rc<dyn Fn(StreamError)>>>,
+    sink_failed: RefCell<Option<FailureListener>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -242,7 +245,7 @@ impl Inner {
         self.turn.set(self.turn.get() + 1);
         self.moved();
         let pump = self.me.clone();
-        let failed: Rc<dyn Fn(StreamError)> = Rc::new(move |error| {
+        let failed: FailureListener = Rc::new(move |error| {
             if let Some(pump) = pump.upgrade() {
                 pump.finish(Err(PumpError::Sink(error)));
             }
