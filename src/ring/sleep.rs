@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// The bit of all kinds that have none of their own.
 const OTHER_KINDS: u32 = 1 << KIND_BITS;
 /// How long a reader sleeps at a time while nobody is writing. It would be rung; this is for what no protocol covers.
-const IDLE_SLICE: Duration = Duration::from_millis(100);
+const IDLE_SLICE: Duration = Duration::from_millis(500);
 /// The first sleep of a reader while somebody is writing.
 const BUSY_SLICE: Duration = Duration::from_micros(100);
 
