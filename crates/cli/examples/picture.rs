@@ -69,7 +69,11 @@ fn main() {
                 rest = behind;
                 continue;
             }
-            let end = rest[1..].find('\x1b').map_or(rest.len(), |at| at + 1);
+            let end = rest
+                .char_indices()
+                .skip(1)
+                .find(|(_, c)| *c == '\x1b')
+                .map_or(rest.len(), |(at, _)| at);
             draw(&mut body, &rest[..end], row, column, style);
             column += rest[..end].chars().count();
             rest = &rest[end..];

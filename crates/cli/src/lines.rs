@@ -131,11 +131,6 @@ impl<'s> Appender<'s> {
         &mut self,
         mut attempt: impl FnMut(&mut Writer, Wait) -> syncq::Result<T>,
     ) -> Result<T, Fail> {
-        // The common case, before anything looks at a clock.
-        match attempt(&mut self.writer, Wait::Never) {
-            Err(Error::Full(_) | Error::Busy { .. }) => {}
-            answer => return Ok(answer?),
-        }
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let left = deadline.map_or(APPEND_SLICE, |end| end.saturating_duration_since(Instant::now()));
