@@ -187,6 +187,7 @@ fn pipes() {
     ratios("somebody looks, to the loop", &samples[5], &samples[3]);
     ratios("somebody looks, to the loop with large pipes", &samples[5], &samples[4]);
     if let Some(python) = medians.get(6) {
+        println!("  nobody looks, to Python: {:.1} times", medians[2] / python);
         println!("  somebody looks, to Python: {:.1} times", medians[5] / python);
     }
 }
