@@ -62,12 +62,13 @@ fn a_wait_for_a_message_that_is_dropped_again_and_again_loses_none() {
         let other = std::thread::spawn(move || {
             for n in 0..300u32 {
                 writer.append_pod("n", &n, Wait::Forever).unwrap();
-                std::thread::sleep(Duration::from_micros(u64::from(n % 7) * 100));
+                // Longer than the wait below, every now and then.
+                std::thread::sleep(Duration::from_millis(if n % 10 == 0 { 5 } else { 0 }));
             }
         });
         let (mut next, mut dropped) = (0, 0);
         while next < 300 {
-            match timeout(Duration::from_micros(150), stream.next()).await {
+            match timeout(Duration::from_millis(1), stream.next()).await {
                 Ok(message) => {
                     assert_eq!(message.unwrap().unwrap().pod::<u32>().unwrap(), next);
                     next += 1;
