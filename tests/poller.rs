@@ -508,3 +508,19 @@ fn peers_that_are_killed_or_never_read_concern_nobody_else() {
         "{told:?}"
     );
 }
+
+#[test]
+fn a_channel_that_was_filled_and_drained_between_two_polls_is_said_to_have_drained() {
+    let _watchdog = minute();
+    let (here, mut there) = SocketChannel::pair().unwrap();
+    let mut poller = Poller::new().unwrap();
+    let token = poller.register(here);
+    assert!(poller.poll(Wait::Never).unwrap().is_empty());
+    let channel = poller.channel(token).unwrap();
+    channel.set_marks(Marks::up_to(1000));
+    while channel.write(&[0; 1000], Wait::Never).is_ok() {}
+    assert!(channel.is_full());
+    while let Input::Data(_) = there.read(Wait::Never).unwrap() {}
+    let events = poller.poll(Duration::from_secs(30)).unwrap();
+    assert!(matches!(events[0].what, What::Drained), "{events:?}");
+}

@@ -213,6 +213,8 @@ impl ChannelSource {
         events: &mut Vec<Event>,
     ) -> Found {
         let mut tell = |what| events.push(Event { source: token, what });
+        // Filled since the last look, and maybe empty again after this one: who saw it full waits to be told.
+        self.was_full |= self.channel.is_full();
         let is_asked = is_readable || is_writable;
         if self.is_finishing
             && !self.is_write_over
