@@ -88,7 +88,12 @@ fn a1_workers_killed_at_random_moments_lose_no_line_that_was_written() {
                 })
             })
             .collect();
-        counts.iter().for_each(|count| count.wait_for(10));
+        // Reading meanwhile: two fast ones may fill the queue before the third has begun.
+        for count in &counts {
+            while count.get().load(std::sync::atomic::Ordering::SeqCst) < 10 {
+                buffer.len().unwrap();
+            }
+        }
         std::thread::sleep(Duration::from_micros(300 * round));
         for victim in &victims {
             kill(victim.pid, Signal::SIGKILL).unwrap();
