@@ -275,7 +275,7 @@ fn stopping_reaches_all_mirrors_and_a_reset_begins_anew() {
             })
         })
         .collect();
-    while buffer.mirrors_at_work().unwrap() < 3 || buffer.stats().unwrap().stored < 20 {}
+    while buffer.stats().unwrap().stored < 20 || buffer.mirrors_at_work().unwrap() < 3 {}
     assert!(matches!(
         buffer.reset_states(),
         Err(LineError::MirrorsAtWork { count: 3 })
