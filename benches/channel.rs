@@ -5,7 +5,8 @@
 //! the median and the 10th to 90th percentile. For other tools there are plain runs: `-- stream LINES` sends lines through a poller (`strace -f -c`,
 //! `valgrind --tool=callgrind`), `-- events SOURCES EVENTS` makes that many events with that many sources registered.
 
-use std::io::{BufRead, BufReader, Write};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -203,6 +204,32 @@ fn one_of(sources: usize, per_sample: usize, sample_count: usize) -> Vec<f64> {
     samples
 }
 
+/// The same with nothing but `epoll` around the sockets: what the kernel takes for it.
+fn one_of_bare(sources: usize, per_sample: usize, sample_count: usize) -> Vec<f64> {
+    let epoll = Epoll::new(EpollCreateFlags::empty()).expect("an epoll");
+    let mut pairs: Vec<(UnixStream, UnixStream)> = (0..sources)
+        .map(|_| UnixStream::pair().expect("descriptors: see ulimit -n"))
+        .collect();
+    for (at, (here, _)) in pairs.iter().enumerate() {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, at as u64);
+        epoll.add(here, event).expect("room in the epoll");
+    }
+    let (mut events, mut byte) = ([EpollEvent::empty(); 1], [0]);
+    let mut samples = Vec::new();
+    for sample in 0..sample_count {
+        let start = Instant::now();
+        for n in 0..per_sample {
+            let at = (sample * per_sample + n) * 7919 % sources;
+            pairs[at].1.write_all(b"x").expect("a reader");
+            assert_eq!(epoll.wait(&mut events, EpollTimeout::NONE).expect("an event"), 1);
+            let ready = events[0].data() as usize;
+            pairs[ready].0.read_exact(&mut byte).expect("a byte");
+        }
+        samples.push(start.elapsed().as_nanos() as f64 / per_sample as f64);
+    }
+    samples
+}
+
 /// Two descriptors a source, and some.
 fn raise_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -214,16 +241,31 @@ fn sources() {
     raise_limit();
     println!("one event (write a byte, poll, read it), by how many sources are registered:");
     let counts = [1, 10, 100, 1000, 4000];
-    let mut samples = counts.map(|_| Vec::new());
+    let mut samples = counts.map(|_| [Vec::new(), Vec::new()]);
     for _ in 0..3 {
-        for (samples, count) in samples.iter_mut().zip(counts) {
-            samples.extend(one_of(count, 500, 40));
+        for ([ours, bare], count) in samples.iter_mut().zip(counts) {
+            ours.extend(one_of(count, 500, 40));
+            bare.extend(one_of_bare(count, 500, 40));
         }
     }
-    let medians = std::array::from_fn::<f64, 5, _>(|n| {
-        print(&format!("{} sources", counts[n]), std::mem::take(&mut samples[n]), "ns")
+    let medians = std::array::from_fn::<_, 5, _>(|n| {
+        let [ours, bare] = std::mem::take(&mut samples[n]);
+        (
+            print(&format!("{} sources", counts[n]), ours, "ns"),
+            print("bare epoll", bare, "ns"),
+        )
     });
-    println!("  4,000 to 1: {:.2}", medians[4] / medians[0]);
+    let [(few, few_bare), .., (many, many_bare)] = medians;
+    println!(
+        "  4,000 to 1: {:.2}, bare epoll {:.2}",
+        many / few,
+        many_bare / few_bare
+    );
+    println!(
+        "  beyond bare epoll: {:.0} ns with 1, {:.0} ns with 4,000",
+        few - few_bare,
+        many - many_bare
+    );
 }
 
 // --------------------------------------------------------------------------------------------------------------- queue
