@@ -429,70 +429,88 @@ fn a_peer_that_resets_is_not_one_that_ended_and_its_lines_are_delivered_first() 
 }
 
 /// A writer in another process that writes its last bytes and closes at once.
-fn last_bytes(rounds: u32) {
-    for kind in [Kind::Pipe, Kind::SocketPair, Kind::Tcp, Kind::Queue] {
-        // Many for each process: what takes time is the fork. A queue's writer belongs to the process that joined.
-        let wires = 64;
-        for batch in 0..rounds.div_ceil(wires) {
-            let mut ends = Vec::new();
-            let mut starts = Vec::new();
-            for _ in 0..wires {
-                if kind == Kind::Queue {
-                    let queue = syncq::Queue::options().capacity(4096).anonymous().unwrap();
-                    let reader = queue.reader().unwrap();
-                    ends.push(Box::new(syncq::channel::QueueChannel::reading(reader).unwrap()) as Box<dyn Channel>);
-                    starts.push(Err(queue));
-                } else {
-                    let wire = connect(kind);
-                    ends.push(wire.here);
-                    starts.push(Ok(wire.there.unwrap()));
-                }
+fn last_bytes(kind: Kind, rounds: u32) {
+    // Many for each process: what takes time is the fork. A queue's writer belongs to the process that joined.
+    let wires = 64;
+    for batch in 0..rounds.div_ceil(wires) {
+        let mut ends = Vec::new();
+        let mut starts = Vec::new();
+        for _ in 0..wires {
+            if kind == Kind::Queue {
+                let queue = syncq::Queue::options().capacity(4096).anonymous().unwrap();
+                let reader = queue.reader().unwrap();
+                ends.push(Box::new(syncq::channel::QueueChannel::reading(reader).unwrap()) as Box<dyn Channel>);
+                starts.push(Err(queue));
+            } else {
+                let wire = connect(kind);
+                ends.push(wire.here);
+                starts.push(Ok(wire.there.unwrap()));
             }
-            let child = forked({
-                let starts = &mut starts;
-                move || {
-                    for (n, start) in starts.drain(..).enumerate() {
-                        let mut start = start.unwrap_or_else(|queue| {
-                            let writer = queue.writer("w").unwrap();
-                            Box::new(syncq::channel::QueueChannel::writing(writer).unwrap())
-                        });
-                        start.write(b"almost ", Wait::Never).unwrap();
-                        start
-                            .write(format!("last {}", batch * wires + n as u32).as_bytes(), Wait::Never)
-                            .unwrap();
-                        drop(start);
-                    }
-                    0
-                }
-            });
-            // The writing ends of this process: the end is the child's to make.
-            drop(starts);
-            for (n, mut end) in ends.into_iter().enumerate() {
-                let mut got = Vec::new();
-                loop {
-                    match end.read(SOON).unwrap() {
-                        Input::Data(bytes) => got.extend(bytes),
-                        Input::End => break,
-                        other => panic!("{kind:?}: {other:?}"),
-                    }
-                }
-                let expected = format!("almost last {}", batch * wires + n as u32);
-                assert_eq!(got, expected.as_bytes(), "{kind:?}");
-            }
-            child.must_succeed();
         }
-        eprintln!("{kind:?}: {rounds} rounds, nothing lost");
+        let child = forked({
+            let starts = &mut starts;
+            move || {
+                for (n, start) in starts.drain(..).enumerate() {
+                    let mut start = start.unwrap_or_else(|queue| {
+                        let writer = queue.writer("w").unwrap();
+                        Box::new(syncq::channel::QueueChannel::writing(writer).unwrap())
+                    });
+                    start.write(b"almost ", Wait::Never).unwrap();
+                    start
+                        .write(format!("last {}", batch * wires + n as u32).as_bytes(), Wait::Never)
+                        .unwrap();
+                    drop(start);
+                }
+                0
+            }
+        });
+        // The writing ends of this process: the end is the child's to make.
+        drop(starts);
+        for (n, mut end) in ends.into_iter().enumerate() {
+            let mut got = Vec::new();
+            loop {
+                match end.read(SOON).unwrap() {
+                    Input::Data(bytes) => got.extend(bytes),
+                    Input::End => break,
+                    other => panic!("{kind:?}: {other:?}"),
+                }
+            }
+            let expected = format!("almost last {}", batch * wires + n as u32);
+            assert_eq!(got, expected.as_bytes(), "{kind:?}");
+        }
+        child.must_succeed();
     }
+    eprintln!("{kind:?}: {rounds} rounds, nothing lost");
 }
 
 #[test]
 fn last_bytes_before_a_close_are_never_lost_between_processes() {
     let _watchdog = minute();
-    last_bytes(2000);
+    for kind in [Kind::Pipe, Kind::SocketPair, Kind::Tcp, Kind::Queue] {
+        last_bytes(kind, 2000);
+    }
 }
 
 #[test]
 #[ignore = "minutes: cargo test --release --test channel -- --ignored last_bytes --nocapture"]
-fn a_million_last_bytes_before_a_close_are_never_lost_between_processes() {
-    last_bytes(250_000);
+fn a_quarter_of_a_million_last_bytes_are_never_lost_over_pipes() {
+    last_bytes(Kind::Pipe, 250_000);
+}
+
+#[test]
+#[ignore = "minutes: as over pipes"]
+fn a_quarter_of_a_million_last_bytes_are_never_lost_over_socket_pairs() {
+    last_bytes(Kind::SocketPair, 250_000);
+}
+
+#[test]
+#[ignore = "minutes: as over pipes"]
+fn a_quarter_of_a_million_last_bytes_are_never_lost_over_tcp() {
+    last_bytes(Kind::Tcp, 250_000);
+}
+
+#[test]
+#[ignore = "minutes: as over pipes"]
+fn a_quarter_of_a_million_last_bytes_are_never_lost_over_queues() {
+    last_bytes(Kind::Queue, 250_000);
 }
