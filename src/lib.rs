@@ -50,6 +50,8 @@ mod error;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod line;
+#[cfg(feature = "pool")]
+pub mod pool;
 pub mod pump;
 mod queue;
 mod ring;
