@@ -1,10 +1,27 @@
-//! Nodes that send messages to each other, over TCP, TLS and a queue.
+//! The pool: nodes that send each other messages and answer them, as libchirp's do.
+//!
+//! A node is a [`Chirp`]: it listens, connects to others when it has something for them, and hands what comes to a handler that runs on a pool of
+//! threads. What becomes of a message is an [`Outcome`]: waited for, polled, or awaited. Nodes speak libchirp's protocol
+//! (1.2.x) over TCP and TLS; nodes on one machine can use a queue instead.
 
+#![allow(dead_code, reason = "the node that uses all of this comes with the next commits")]
+
+mod address;
 mod config;
+mod error;
 mod identity;
+mod message;
+mod outcome;
+mod run;
 #[doc(hidden)]
 pub mod wire;
+mod workers;
 
+pub use address::{Address, AddressError};
 pub use config::{Config, ConfigError, SendPolicy};
+pub use error::{PoolError, Stage};
 pub use identity::Identity;
+pub use message::Message;
+pub use outcome::Outcome;
+pub use run::Loop;
 pub use wire::WireError;
