@@ -53,6 +53,8 @@ mod test;
 mod wait;
 
 pub(crate) use wait::timespec;
+#[cfg(feature = "tls")]
+pub(crate) use wait::until_ready;
 
 pub use epoll::Token;
 pub use error::ChannelError;

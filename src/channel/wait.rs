@@ -20,7 +20,7 @@ pub(crate) fn timespec(deadline: &Deadline) -> Option<Timespec> {
 }
 
 /// Sleeps until the channel may be ready for `interest`, or `deadline` has passed. May return early; the caller looks again.
-pub(super) fn until_ready<C: Channel + ?Sized>(
+pub(crate) fn until_ready<C: Channel + ?Sized>(
     channel: &mut C,
     interest: Interest,
     deadline: &Deadline,

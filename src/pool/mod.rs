@@ -13,6 +13,8 @@ mod identity;
 mod message;
 mod outcome;
 mod run;
+#[cfg(feature = "tls")]
+mod tls;
 #[doc(hidden)]
 pub mod wire;
 mod workers;
@@ -24,4 +26,6 @@ pub use identity::Identity;
 pub use message::Message;
 pub use outcome::Outcome;
 pub use run::Loop;
+#[cfg(feature = "tls")]
+pub use tls::{PeerCertificate, TlsChannel, TlsError, TlsIdentity};
 pub use wire::WireError;
