@@ -8,6 +8,7 @@
 
 mod address;
 mod config;
+mod encryption;
 mod error;
 mod identity;
 mod message;

@@ -136,15 +136,22 @@ impl std::error::Error for TlsError {
 
 impl From<TlsError> for ChannelError {
     fn from(error: TlsError) -> Self {
-        let kind = match error {
+        ChannelError::Os {
+            doing: "encrypting",
+            source: error.into(),
+        }
+    }
+}
+
+impl From<TlsError> for io::Error {
+    fn from(error: TlsError) -> Self {
+        let kind = match &error {
+            TlsError::Unreadable { source, .. } => source.kind(),
             TlsError::Refused { .. } => io::ErrorKind::ConnectionRefused,
             TlsError::EndedEarly => io::ErrorKind::UnexpectedEof,
             TlsError::PeerUntrusted { .. } => io::ErrorKind::PermissionDenied,
             _ => io::ErrorKind::InvalidData,
         };
-        ChannelError::Os {
-            doing: "encrypting",
-            source: io::Error::new(kind, error),
-        }
+        io::Error::new(kind, error)
     }
 }
