@@ -2,6 +2,9 @@
 //!
 //! Not here: the real libchirp itself (`interop_libchirp.rs`).
 
+#[path = "../fuzz/wire_case.rs"]
+mod wire_case;
+
 use proptest::prelude::*;
 use syncq::pool::wire::{
     Announcement, Decoder, Frame, FrameHeader, FrameKind, HANDSHAKE_LEN, HEADER_LEN, Handshake, Incoming, features,
@@ -389,6 +392,13 @@ fn any_frame() -> impl Strategy<Value = Incoming> {
 }
 
 proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_panic_or_take_memory_for_what_was_only_announced(
+        input in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        wire_case::run(&input);
+    }
+
     #[test]
     fn whatever_is_written_is_read_in_whatever_pieces(
         (port, identity) in any::<(u16, [u8; 16])>(),
