@@ -1,66 +1,17 @@
 //! Where nobody looks, the kernel moves the bytes: that it does, and that nothing but the speed differs.
 
+mod pump_ends;
 mod support;
 
+use pump_ends::{pattern, pipe, pipe_to, pumped};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use support::{folder, minute};
 use syncq::Wait;
 use syncq::channel::{PipeChannel, SocketChannel};
-use syncq::pump::{EventLoop, Outcome, Pump, PumpError};
-
-/// Bytes that this thread has read and written by copying.
-fn copied() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
-    let number = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim().parse::<u64>().unwrap()
-    };
-    number("rchar:") + number("wchar:")
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| ((n as u64 * 2_654_435_761) >> 13) as u8).collect()
-}
-
-/// Pumps `bytes` through and returns what came out, how it went, and how much was copied.
-fn pumped(
-    source: impl syncq::channel::Channel,
-    mut into: impl Write + Send + 'static,
-    sink: impl syncq::channel::Channel,
-    mut out: impl Read + Send + 'static,
-    bytes: &[u8],
-) -> (Vec<u8>, Outcome, u64) {
-    let mine = bytes.to_vec();
-    let writer = thread::spawn(move || into.write_all(&mine).unwrap());
-    let reader = thread::spawn(move || {
-        let mut all = vec![];
-        out.read_to_end(&mut all).unwrap();
-        all
-    });
-    let events = EventLoop::new().unwrap();
-    let pump = Pump::new(events.add(source), events.add(sink));
-    pump.start();
-    let before = copied();
-    let outcome = pump.run(&events, Wait::Forever).unwrap().unwrap();
-    let copied = copied() - before;
-    drop(events);
-    writer.join().unwrap();
-    (reader.join().unwrap(), outcome, copied)
-}
-
-fn pipe() -> (PipeChannel, std::io::PipeWriter) {
-    let (reader, writer) = std::io::pipe().unwrap();
-    (PipeChannel::reading(OwnedFd::from(reader)), writer)
-}
-
-fn pipe_to() -> (PipeChannel, std::io::PipeReader) {
-    let (reader, writer) = std::io::pipe().unwrap();
-    (PipeChannel::writing(OwnedFd::from(writer)), reader)
-}
+use syncq::pump::{EventLoop, Pump, PumpError};
 
 #[test]
 fn from_pipe_to_pipe_nothing_is_copied_here() {

@@ -103,6 +103,10 @@ impl<P: Port> Duplex<P> {
         self.read_size = self.read_size.min(self.read_limit);
     }
 
+    pub(super) fn read_limit(&self) -> usize {
+        self.read_limit
+    }
+
     pub(super) fn set_marks(&mut self, marks: Marks) {
         self.marks = marks;
         self.is_full = self.queue.len() >= marks.high();

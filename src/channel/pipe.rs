@@ -89,6 +89,11 @@ impl PipeChannel {
         self.duplex.into_parts().0
     }
 
+    /// What one read asks for at most.
+    pub(crate) fn read_limit(&self) -> usize {
+        self.duplex.read_limit()
+    }
+
     /// Gives the descriptors back, and what is still between them and the user.
     pub fn into_inner(self) -> PipeParts {
         let (port, unread, unwritten) = self.duplex.into_parts();

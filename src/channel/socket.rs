@@ -191,6 +191,11 @@ impl SocketChannel {
             .map_err(|errno| ChannelError::os("asking for the peer", errno))
     }
 
+    /// What one read asks for at most.
+    pub(crate) fn read_limit(&self) -> usize {
+        self.duplex.read_limit()
+    }
+
     /// Gives the socket back, and what is still between it and the user.
     pub fn into_inner(self) -> SocketParts {
         let (port, unread, unwritten) = self.duplex.into_parts();

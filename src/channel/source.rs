@@ -374,7 +374,7 @@ impl Server {
 
     /// One connection. [`None`]: it was not wanted.
     pub(super) fn accept(&mut self) -> Result<Option<Connection>, Errno> {
-        let (socket, address) = acceptfrom_with(&self.listener, SocketFlags::CLOEXEC)?;
+        let (socket, address) = acceptfrom_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         self.is_short = false;
         let peer = Peer::of(address);
         let socket = SocketChannel::over(socket);

@@ -125,6 +125,7 @@ impl ChannelStream {
             return;
         }
         let Some(shared) = self.shared.upgrade() else { return };
+        self.settle();
         self.is_read_over.set(true);
         if !self.is_write_over.get() {
             self.fail_writing(ChannelError::Closed.into());
@@ -160,14 +161,25 @@ impl ChannelStream {
         }
     }
 
-    fn is_flowing(&self) -> bool {
+    pub(super) fn is_flowing(&self) -> bool {
         !self.is_paused.get() && !self.is_read_over.get() && (self.data.is_set() || self.direct.borrow().is_some())
     }
 
     /// Has the source's bytes moved into `sink` without anybody looking at them, as far as that goes.
     pub(super) fn set_direct(&self, direct: Option<Rc<Direct>>) {
-        *self.direct.borrow_mut() = direct;
+        let old = self.direct.replace(direct);
         self.touch();
+        if let Some(old) = old {
+            old.settle(true);
+        }
+    }
+
+    /// What is on its way to the sink is queued there.
+    fn settle(&self) {
+        let direct = self.direct.borrow().clone();
+        if let Some(direct) = direct {
+            direct.settle(false);
+        }
     }
 
     /// Whether both are of one loop.
@@ -193,7 +205,11 @@ impl ChannelStream {
 
     /// The source is looked at again once something can be written here.
     pub(super) fn wait_for_room(&self, source: Weak<ChannelStream>) {
-        self.waiting.borrow_mut().push(source);
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|other| other.ptr_eq(&source)) {
+            waiting.push(source);
+        }
+        drop(waiting);
         self.touch();
     }
 
@@ -367,7 +383,8 @@ impl ChannelStream {
                         continue;
                     }
                     Moved::ReadIt => {}
-                    Moved::Refused => *self.direct.borrow_mut() = None,
+                    Moved::Waiting { .. } => return,
+                    Moved::Refused => self.set_direct(None),
                 }
             }
             let input = self.try_read();
@@ -391,6 +408,9 @@ impl ChannelStream {
             taken += len + ITEM;
             did(shared);
             self.data.call(|handler| handler(item));
+            if let Some(direct) = &*self.direct.borrow() {
+                direct.saw(len);
+            }
             if taken >= BUDGET || len < LARGE && !self.borrow().has_buffered() {
                 return;
             }
@@ -408,12 +428,10 @@ impl ChannelStream {
             return Ok(Read::Item(Item::from(message.body()).with_names(names.0, names.1)));
         }
         Ok(match channel.try_read()? {
-            Input::Data(bytes) => {
-                let is_divisible = queue_of(&mut **channel).is_none();
-                let mut item = Item::from(bytes);
-                item.is_divisible = is_divisible;
-                Read::Item(item)
-            }
+            Input::Data(bytes) => Read::Item(match queue_of(&mut **channel) {
+                Some(_) => bytes.into(),
+                None => Item::divisible(bytes),
+            }),
             Input::Line(line) => Read::Item(line.bytes.into()),
             Input::Pending => Read::Nothing,
             Input::End => Read::End,
@@ -505,6 +523,7 @@ impl ReadStream for ChannelStream {
 
     fn pause(&self) {
         self.is_paused.set(true);
+        self.settle();
         self.touch();
     }
 

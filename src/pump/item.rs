@@ -47,6 +47,14 @@ impl Item {
         self.with_names(Some(kind.into()), None)
     }
 
+    /// Of a stream of bytes.
+    pub(super) fn divisible(bytes: Vec<u8>) -> Self {
+        Item {
+            is_divisible: true,
+            ..bytes.into()
+        }
+    }
+
     pub(super) fn with_names(mut self, kind: Option<Arc<str>>, sender: Option<Arc<str>>) -> Self {
         self.kind = kind;
         self.sender = sender;

@@ -58,6 +58,7 @@ mod events;
 mod item;
 mod memory;
 mod pumping;
+mod relay;
 mod stream;
 mod tee;
 

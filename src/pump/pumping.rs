@@ -5,8 +5,9 @@
 use super::direct::Direct;
 use super::error::{Outcome, PumpError};
 use super::events::{Canceller, Idle};
+use super::relay::Look;
 use super::stream::{ExceptionHandler, Slot};
-use super::{ChannelStream, EventLoop, Item, ReadStream, StreamError, WriteStream};
+use super::{ChannelStream, EventLoop, Item, ReadStream, StreamError, Tee, WriteStream};
 use crate::channel::ChannelError;
 use crate::wait::{Deadline, Wait};
 use std::any::Any;
@@ -269,26 +270,38 @@ impl Inner {
         self.source.data_handler(Some(Box::new(move |item| pump.take(item))));
     }
 
-    /// Where nobody looks, and both ends are channels of one loop.
+    /// Where both ends are channels of one loop.
     fn find_short_way(&self) {
         let (source, sink): (&dyn Any, Rc<dyn Any>) = (&*self.source, self.sink.clone());
         let source = source.downcast_ref::<ChannelStream>();
-        let sink = sink.downcast::<ChannelStream>();
         if let Some(source) = source {
             source.raise_to_read();
         }
-        if let Ok(sink) = &sink {
+        let sinks = match sink.downcast::<Tee>() {
+            Ok(tee) => tee.channels(),
+            Err(sink) => sink.downcast().ok().map(|sink| vec![sink]),
+        };
+        let (Some(source), Some(sinks)) = (source, sinks) else {
+            return;
+        };
+        for sink in &sinks {
             sink.raise_to_write();
         }
-        if let (Some(source), Ok(sink), false) = (source, sink, self.inspect.is_set()) {
+        let look = self.inspect.is_set().then(|| {
             let pump = self.me.clone();
-            let count = move |items, bytes| {
+            Box::new(move |item: &Item| {
                 if let Some(pump) = pump.upgrade() {
-                    pump.count(items, bytes);
+                    pump.inspect.call(|look| look(item));
                 }
-            };
-            source.set_direct(Direct::between(source, &sink, Box::new(count)));
-        }
+            }) as Look
+        });
+        let pump = self.me.clone();
+        let count = move |items, bytes| {
+            if let Some(pump) = pump.upgrade() {
+                pump.count(items, bytes);
+            }
+        };
+        source.set_direct(Direct::between(source, sinks, look, Box::new(count)));
     }
 
     fn count(&self, items: u64, bytes: u64) {

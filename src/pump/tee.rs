@@ -1,7 +1,8 @@
 //! One stream into several sinks.
 
 use super::stream::{Done, ExceptionHandler, FailureHandler, Slot};
-use super::{Item, StreamError, WriteStream};
+use super::{ChannelStream, Item, StreamError, WriteStream};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
@@ -99,6 +100,15 @@ impl Tee {
     /// What went wrong with each sink, in the order in which they were given.
     pub fn failures(&self) -> Vec<Option<StreamError>> {
         self.sinks.iter().map(|sink| sink.failure.borrow().clone()).collect()
+    }
+
+    /// The sinks that have not failed, if all of them are channels.
+    pub(super) fn channels(&self) -> Option<Vec<Rc<ChannelStream>>> {
+        let channels = self.alive().map(|(_, sink)| {
+            let sink: Rc<dyn Any> = sink.stream.clone();
+            sink.downcast().ok()
+        });
+        channels.collect()
     }
 
     fn alive(&self) -> impl Iterator<Item = (usize, &Sink)> {

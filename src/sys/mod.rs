@@ -14,6 +14,7 @@
 //! | `mapping` | shared memory, the data part mapped twice in a row | `mmap(2)`, `MAP_FIXED` |
 //! | `process` | who somebody is, whether it still maps a file, how a child ended | `/proc`, `waitid(2)` |
 //! | `record_lock` | one byte of a file that the kernel frees at death | `fcntl(2)`, `F_SETLK` |
+//! | `signal` | what a signal would do | `sigaction(2)` |
 //! | `stdio` | emptying the C library's buffer before descriptor 1 changes | `fflush(3)` |
 //!
 //! Another operating system needs these names with these meanings and nothing else of the crate changes. Only Linux is
@@ -29,6 +30,7 @@ pub(crate) mod futex;
 pub(crate) mod mapping;
 pub(crate) mod process;
 pub(crate) mod record_lock;
+pub(crate) mod signal;
 pub(crate) mod stdio;
 
 /// True where spinning can help: somebody else can make progress meanwhile. The processors of the machine count, not those that
