@@ -1,14 +1,18 @@
-//! What channels and the poller cost: lines over a socket and a pipe next to a bare loop with std in the same run, the cost of an event
+//! What channels and the poller cost: lines over a socket and a pipe next to a bare loop with std and the Python library `channels` in the same run, the cost of an event
 //! with 1 to 4,000 sources registered, and a queue's messages through a poller.
 //!
 //! `cargo bench --bench channel` does all; `-- lines`, `-- sources` or `-- queue` one part. Rounds of what is compared take turns; printed are
 //! the median and the 10th to 90th percentile. For other tools there are plain runs: `-- stream LINES` sends lines through a poller (`strace -f -c`,
 //! `valgrind --tool=callgrind`), `-- events SOURCES EVENTS` makes that many events with that many sources registered.
 
+#[path = "../tests/support/python.rs"]
+mod python;
+
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use syncq::channel::{Buffering, Channel, Input, PipeChannel, Poller, QueueChannel, SocketChannel, What};
 use syncq::{Queue, Wait};
@@ -158,7 +162,64 @@ fn through_std(lines: usize, over: Over, is_owned: bool) -> f64 {
     rate
 }
 
+/// How many lines the Python library gets: what it does with a pipe takes longer with each that waits there.
+fn python_lines(over: Over) -> usize {
+    match over {
+        Over::Socket => LINES,
+        Over::Pipe => LINES / 25,
+    }
+}
+
+fn environment() -> Option<python::Environment> {
+    python::environment(&python::Wanted {
+        name: "channels",
+        packages: &["yet-another-io-channels-library==0.2.4.post1"],
+        imports: &["channels"],
+        ..python::Wanted::NOTHING
+    })
+}
+
+/// Lines per second through the Python library's poller, from its first look to the last line; its start is not counted.
+fn through_python(environment: &python::Environment, over: Over) -> f64 {
+    let (faucet, sink) = descriptors(over);
+    let lines = python_lines(over);
+    let reading = environment
+        .python()
+        .args([
+            "-c",
+            PYTHON,
+            if matches!(over, Over::Socket) { "socket" } else { "pipe" },
+        ])
+        .arg(lines.to_string())
+        .stdin(Stdio::from(faucet))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let writer = writer(sink, lines);
+    let output = reading.wait_with_output().expect("it ends");
+    writer.join().expect("it has written");
+    let text = String::from_utf8(output.stdout).expect("a number");
+    text.trim().parse().expect("a number")
+}
+
+const PYTHON: &str = "
+import socket, sys, time
+from channels import PipeChannel, SocketChannel
+from channels.poller import Poller
+poller, lines = Poller(), int(sys.argv[2])
+if sys.argv[1] == 'socket':
+    poller.register(SocketChannel(socket.socket(fileno=0), buffering='line'))
+else:
+    poller.register(PipeChannel(faucet=0, buffering='line'))
+left, begin = lines, time.perf_counter()
+while left > 0:
+    for line, channel in poller.poll():
+        left -= 1
+print(lines / (time.perf_counter() - begin))
+";
+
 fn lines() {
+    let environment = environment();
     for (name, over) in [("a socket pair", Over::Socket), ("a pipe", Over::Pipe)] {
         println!("lines of 64 bytes over {name}, one thread to another:");
         let mut samples = [Vec::new(), Vec::new(), Vec::new()];
@@ -172,6 +233,12 @@ fn lines() {
         let owned = print("BufReader::read_until, each line a Vec", owned, "M/s");
         print("BufReader::read_until, one Vec for all", reused, "M/s");
         println!("  ratio to the second: {:.2}", poller / owned);
+        if let Some(environment) = &environment {
+            let samples = (0..3).map(|_| through_python(environment, over) / 1e6).collect();
+            let name = format!("Python library channels, {} lines", python_lines(over));
+            let python = print(&name, samples, "M/s");
+            println!("  poller, to Python: {:.1} times", poller / python);
+        }
     }
 }
 

@@ -190,13 +190,13 @@ fn stopped_cancelled_or_paused_by_who_looks_what_was_shown_is_in_the_sink_and_no
         let handle: Rc<RefCell<Option<Pump>>> = Rc::default();
         let seen = Rc::new(RefCell::new(vec![]));
         let (of_handle, into_seen, of_source) = (handle.clone(), seen.clone(), source.clone());
-        let calls = Cell::new(0);
+        let calls = Cell::new(0u32);
         let pump = Pump::new(source.clone(), events.add(sink))
             .end_on_failure(false)
             .inspect(move |item| {
                 into_seen.borrow_mut().extend(item.bytes());
                 calls.set(calls.get() + 1);
-                if calls.get() % 7 == 0 {
+                if calls.get().is_multiple_of(7) {
                     match what {
                         "stop" => of_handle.borrow().as_ref().unwrap().stop(),
                         "cancel" => of_handle.borrow().as_ref().unwrap().cancel(),
@@ -263,7 +263,7 @@ fn stopped_and_started_at_random_with_a_slow_reader_nothing_is_lost_or_shown_twi
         random ^= random >> 7;
         random ^= random << 17;
         events.step(Duration::from_micros(random % 500)).unwrap();
-        if random % 5 == 0 && pump.is_running() {
+        if random.is_multiple_of(5) && pump.is_running() {
             pump.stop();
             assert_eq!(pump.bytes_pumped(), seen.borrow().len() as u64);
             stops += 1;

@@ -38,8 +38,9 @@
 //!
 //! # Where bytes are copied
 //!
-//! A pump that nobody [looks into](Pump::inspect) has the kernel move the pages (`splice`) from a pipe into a pipe, a file or a
-//! non-blocking socket, and from a socket into a pipe. All else is read and written. Pipes are made larger where the system allows it.
+//! A pump that nobody [looks into](Pump::inspect) has the kernel move the pages (`splice`) from a pipe or socket into a pipe or a Unix socket, and from
+//! a pipe into a file. Where somebody looks, what is shown is copied once, and the pages go on as before; into several sinks they go doubled (`tee`).
+//! All else is read and written. Pipes are made larger where the system allows it. Which goes where: `docs/pump.md`.
 //!
 //! # Async
 //!

@@ -147,7 +147,8 @@ impl Pump {
         self
     }
 
-    /// Shows each item to `look` before it goes into the sink. Without this, nobody looks, and the kernel moves the bytes where it can.
+    /// Shows each item to `look` before it goes into the sink: exactly what is moved, in order. Between pipes and Unix sockets the kernel moves the bytes all the
+    /// same, and those that are shown are copied once.
     /// To be said before [`start`](Pump::start).
     pub fn inspect(self, look: impl FnMut(&Item) + 'static) -> Self {
         self.0.inspect.set(Some(Box::new(look)));

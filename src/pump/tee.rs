@@ -11,6 +11,8 @@ use std::rc::{Rc, Weak};
 /// It is full while one of them is, and has ended when all have acknowledged the end. When one fails, the tee fails, so that
 /// nobody takes half a stream for a whole one; unless it was told to [go on with the others](Tee::drop_failed).
 ///
+/// From a pipe or socket into pipes and non-blocking Unix sockets, large pieces are not copied: the kernel doubles them.
+///
 /// ```
 /// use syncq::Wait;
 /// use syncq::channel::{Channel, PipeChannel};
