@@ -19,7 +19,7 @@ use syncq::pump::{EventLoop, Pump, PumpError, ReadStream, Tee, WriteStream};
 
 /// A pump over these, that keeps what it was shown.
 fn shown(pump: Pump) -> (Pump, Rc<RefCell<Vec<u8>>>) {
-    let seen = Rc::new(RefCell::new(vec![]));
+    let seen = Rc::new(RefCell::new(Vec::<u8>::new()));
     let into = seen.clone();
     let pump = pump.inspect(move |item| into.borrow_mut().extend(item.bytes()));
     (pump, seen)
@@ -188,7 +188,7 @@ fn stopped_cancelled_or_paused_by_who_looks_what_was_shown_is_in_the_sink_and_no
         let events = EventLoop::new().unwrap();
         let source = events.add(source);
         let handle: Rc<RefCell<Option<Pump>>> = Rc::default();
-        let seen = Rc::new(RefCell::new(vec![]));
+        let seen = Rc::new(RefCell::new(Vec::<u8>::new()));
         let (of_handle, into_seen, of_source) = (handle.clone(), seen.clone(), source.clone());
         let calls = Cell::new(0u32);
         let pump = Pump::new(source.clone(), events.add(sink))
