@@ -248,6 +248,12 @@ impl From<ConfigError> for PoolError {
     }
 }
 
+impl From<std::convert::Infallible> for PoolError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl From<AddressError> for PoolError {
     fn from(error: AddressError) -> Self {
         PoolError::Address(error)

@@ -191,7 +191,7 @@ impl Message {
 
     /// Whether its sender no longer waits for the answer. Known of nodes of this library only.
     pub fn is_cancelled(&self) -> bool {
-        self.receipt.as_ref().is_some_and(|receipt| receipt.slot.has(CANCELLED))
+        self.receipt.as_ref().is_some_and(|receipt| receipt.slot.is_cancelled())
     }
 
     /// Tells the requester that there will be no answer, and why. To others (not of this library, or nobody waits) nothing is told; the message is
@@ -259,6 +259,8 @@ const RELEASED: u8 = 1;
 const SETTLED: u8 = 2;
 /// The sender no longer waits.
 const CANCELLED: u8 = 4;
+/// The message is gone.
+const DROPPED: u8 = 8;
 
 /// What a received message owes.
 pub(crate) struct Slot {
@@ -333,6 +335,30 @@ impl Slot {
         self.release();
     }
 
+    /// Nobody has the message any more: an unanswered request has failed.
+    fn abandoned(&self) {
+        if self.is_request {
+            self.tell_failure("the message was dropped without an answer");
+        }
+        self.release();
+    }
+
+    /// The handler has ended: well, or for a reason. `is_released`: so is the message, whoever has it.
+    pub(crate) fn handled(&self, outcome: Result<(), &str>, is_released: bool) {
+        match outcome {
+            Err(why) => self.fail(why),
+            Ok(()) if self.has(DROPPED) => self.abandoned(),
+            Ok(()) if is_released => {
+                self.release();
+            }
+            Ok(()) => {}
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.has(CANCELLED)
+    }
+
     pub(crate) fn lend(&self, is_lent: bool) {
         self.origin.clone().lend(is_lent);
     }
@@ -358,14 +384,19 @@ impl Receipt {
     pub(crate) fn answered(self) {
         self.slot.settle();
     }
+
+    /// It never was: the slot is not given back by this.
+    pub(crate) fn forget(self) {
+        self.slot.set(SETTLED | RELEASED);
+    }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        // A handler that panics says more about it itself.
-        if self.slot.is_request && !super::workers::is_unwinding_handler() {
-            self.slot.tell_failure("the message was dropped without an answer");
+        self.slot.set(DROPPED);
+        // While its handler runs, what becomes of it is for the end of the handler: there may be more to say.
+        if !super::workers::is_handling(&self.slot) {
+            self.slot.abandoned();
         }
-        self.slot.release();
     }
 }

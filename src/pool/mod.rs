@@ -4,16 +4,23 @@
 //! threads. What becomes of a message is an [`Outcome`]: waited for, polled, or awaited. Nodes speak libchirp's protocol
 //! (1.2.x) over TCP and TLS; nodes on one machine can use a queue instead.
 
-#![allow(dead_code, reason = "the node that uses all of this comes with the next commits")]
-
 mod address;
+mod chirp;
 mod config;
+mod connection;
+#[allow(dead_code, reason = "joined with the node by the next commit")]
 mod encryption;
 mod error;
 mod identity;
+mod input;
 mod message;
+mod node;
 mod outcome;
+mod output;
+mod peer;
 mod run;
+mod stream;
+mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
 #[doc(hidden)]
@@ -21,6 +28,7 @@ pub mod wire;
 mod workers;
 
 pub use address::{Address, AddressError};
+pub use chirp::{Chirp, Handled, Handler, SendOptions};
 pub use config::{Config, ConfigError, SendPolicy};
 pub use error::{PoolError, Stage};
 pub use identity::Identity;

@@ -10,7 +10,7 @@ use super::workers;
 use crate::wait::{Deadline, Wait};
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub(crate) trait Attendant: Send + Sync {
 
 /// Who is told that a message is no longer wanted.
 pub(crate) trait Canceller: Send + Sync {
-    fn cancelled(&self, identity: Identity);
+    fn cancelled(&self, cell: &Cell);
 }
 
 /// The place for one result.
@@ -35,6 +35,8 @@ pub(crate) struct Cell {
     /// There is a result. Release: pairs with the Acquire of who looks without the lock.
     is_done: AtomicBool,
     pub(crate) identity: Identity,
+    /// The link that has taken the message; 0 before.
+    way: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -63,6 +65,7 @@ impl Cell {
         Arc::new(Cell {
             is_done: AtomicBool::new(false),
             identity,
+            way: AtomicU64::new(0),
             state: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -77,6 +80,15 @@ impl Cell {
         self.is_done.load(Ordering::Acquire)
     }
 
+    /// The link that has taken the message; 0 for none yet.
+    pub(crate) fn way(&self) -> u64 {
+        self.way.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_way(&self, link: u64) {
+        self.way.store(link, Ordering::Release);
+    }
+
     /// Who reads what will bring the result.
     pub(crate) fn set_attendant(&self, attendant: Arc<dyn Attendant>) {
         let mut state = self.lock();
@@ -85,10 +97,11 @@ impl Cell {
             state.is_nudged = true;
             self.changed.notify_all();
         }
+        state.attendant = Some(attendant.clone());
+        drop(state);
         if is_polled {
             attendant.attend();
         }
-        state.attendant = Some(attendant);
     }
 
     pub(crate) fn set_canceller(&self, canceller: Weak<dyn Canceller>) {
@@ -181,17 +194,6 @@ impl Cell {
         if !std::mem::replace(&mut state.is_sent, true) && state.sleepers > 0 {
             self.changed.notify_all();
         }
-    }
-
-    /// Has who sleeps look again: it may be its turn to [read](Attendant). `false`: nobody sleeps.
-    pub(crate) fn nudge(&self) -> bool {
-        let mut state = self.lock();
-        state.is_nudged = true;
-        let has_sleepers = state.sleepers > 0;
-        if has_sleepers {
-            self.changed.notify_all();
-        }
-        has_sleepers
     }
 
     /// Waits until `is_enough`.
@@ -362,7 +364,7 @@ impl Outcome {
         drop(wake);
         let canceller = self.cell.lock().canceller.take();
         if let Some(canceller) = canceller.and_then(|canceller| canceller.upgrade()) {
-            canceller.cancelled(self.cell.identity);
+            canceller.cancelled(&self.cell);
         }
         true
     }

@@ -41,6 +41,9 @@ pub mod flags {
     /// The sender of this is about to stop: send it nothing new. Only to who has announced
     /// [`features::STOPPING`](super::features::STOPPING).
     pub const STOPPING: u8 = 0x20;
+    /// The sender of this waits for an answer. Only to who has announced [`features::REQUEST`](super::features::REQUEST); it says so if there will
+    /// be none.
+    pub const REQUEST: u8 = 0x40;
 }
 
 /// What a node of ours can understand beyond libchirp's protocol: bits of [`Announcement::features`].
@@ -51,6 +54,8 @@ pub mod features {
     pub const CANCEL: u32 = 2;
     /// Frames with [`flags::STOPPING`](super::flags::STOPPING).
     pub const STOPPING: u32 = 4;
+    /// Frames with [`flags::REQUEST`](super::flags::REQUEST).
+    pub const REQUEST: u32 = 8;
 }
 
 /// The first thing on every connection, from both sides, neither waiting for the other's.
@@ -223,7 +228,7 @@ impl Announcement {
     /// What this version has.
     pub const OURS: Announcement = Announcement {
         version: 1,
-        features: features::FAILED | features::CANCEL | features::STOPPING,
+        features: features::FAILED | features::CANCEL | features::STOPPING | features::REQUEST,
     };
 
     /// The frame that says so.

@@ -6,8 +6,9 @@
 //! Not here: what a handler is, and what its end means for the message (`node.rs`).
 
 use super::error::PoolError;
+use super::message::Slot;
 use crate::wait::Deadline;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -24,65 +25,59 @@ trait Blocks {
     fn blocked(&self, is_blocked: bool);
 }
 
-/// What a handler that begins to wait gives away meanwhile.
-pub(crate) type Lender = Box<dyn Fn(bool)>;
-
 thread_local! {
     /// Whose thread this is, if it runs a handler.
     static CREW: RefCell<Option<Box<dyn Blocks>>> = const { RefCell::new(None) };
-    static LENDER: RefCell<Option<Lender>> = const { RefCell::new(None) };
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Whether this thread is in the middle of a handler that panics: what is dropped now is dropped by the unwinding.
-pub(crate) fn is_unwinding_handler() -> bool {
-    std::thread::panicking() && is_in_handler()
+    /// The slot of the message that this thread handles.
+    static SLOT: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
 }
 
 /// Whether this thread runs a handler.
 pub(crate) fn is_in_handler() -> bool {
-    DEPTH.try_with(Cell::get).unwrap_or(0) > 0
+    SLOT.try_with(|slot| slot.borrow().is_some()).unwrap_or(false)
 }
 
-/// Runs a handler on this thread. While it [waits](blocked), `lender` is called with `true`, and with `false` when it goes on.
-pub(crate) fn handle<R>(lender: Lender, handler: impl FnOnce() -> R) -> R {
-    struct Ends(Option<Lender>);
+/// Whether this thread runs the handler of the message with this slot.
+pub(crate) fn is_handling(slot: &Arc<Slot>) -> bool {
+    let is_it =
+        |handled: &RefCell<Option<Arc<Slot>>>| handled.borrow().as_ref().is_some_and(|it| Arc::ptr_eq(it, slot));
+    SLOT.try_with(is_it).unwrap_or(false)
+}
+
+/// Runs a handler on this thread, for the message with this slot, which is [lent](Slot::lend) while the handler [waits](blocked).
+pub(crate) fn handle<R>(slot: Option<Arc<Slot>>, handler: impl FnOnce() -> R) -> R {
+    struct Ends(Option<Arc<Slot>>);
     impl Drop for Ends {
         fn drop(&mut self) {
-            DEPTH.with(|depth| depth.set(depth.get() - 1));
-            LENDER.with(|it| *it.borrow_mut() = self.0.take());
+            let ended = SLOT.with(|it| std::mem::replace(&mut *it.borrow_mut(), self.0.take()));
+            drop(ended);
         }
     }
-    DEPTH.with(|depth| depth.set(depth.get() + 1));
-    let _ends = Ends(LENDER.with(|it| it.borrow_mut().replace(lender)));
+    let _ends = Ends(SLOT.with(|it| std::mem::replace(&mut *it.borrow_mut(), slot)));
     handler()
 }
 
 /// Runs `wait`, which may sleep for long, letting others work meanwhile if this thread runs a handler.
 pub(crate) fn blocked<R>(wait: impl FnOnce() -> R) -> R {
-    fn tell(is_blocked: bool) {
-        LENDER.with(|lender| {
-            if let Some(lender) = &*lender.borrow() {
-                lender(is_blocked);
-            }
-        });
+    fn tell(slot: &Slot, is_blocked: bool) {
+        slot.lend(is_blocked);
         CREW.with(|crew| {
             if let Some(crew) = &*crew.borrow() {
                 crew.blocked(is_blocked);
             }
         });
     }
-    struct Ends;
+    struct Ends(Arc<Slot>);
     impl Drop for Ends {
         fn drop(&mut self) {
-            tell(false);
+            tell(&self.0, false);
         }
     }
-    if !is_in_handler() {
+    let Some(slot) = SLOT.try_with(|slot| slot.borrow().clone()).ok().flatten() else {
         return wait();
-    }
-    tell(true);
-    let _ends = Ends;
+    };
+    tell(&slot, true);
+    let _ends = Ends(slot);
     wait()
 }
 
