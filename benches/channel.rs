@@ -1,7 +1,7 @@
 //! What channels and the poller cost: lines over a socket and a pipe next to a bare loop with std and the Python library `channels` in the same run, the cost of an event
-//! with 1 to 4,000 sources registered, and a queue's messages through a poller.
+//! with 1 to 4,000 sources registered, how long one source waits beside another that is always ready, and a queue's messages through a poller.
 //!
-//! `cargo bench --bench channel` does all; `-- lines`, `-- sources` or `-- queue` one part. Rounds of what is compared take turns; printed are
+//! `cargo bench --bench channel` does all; `-- lines`, `-- sources`, `-- fair` or `-- queue` one part. Rounds of what is compared take turns; printed are
 //! the median and the 10th to 90th percentile. For other tools there are plain runs: `-- stream LINES` sends lines through a poller (`strace -f -c`,
 //! `valgrind --tool=callgrind`), `-- events SOURCES EVENTS` makes that many events with that many sources registered.
 
@@ -13,6 +13,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use syncq::channel::{Buffering, Channel, Input, PipeChannel, Poller, QueueChannel, SocketChannel, What};
 use syncq::{Queue, Wait};
@@ -50,10 +52,12 @@ fn main() {
         }
         ["lines"] => lines(),
         ["sources"] => sources(),
+        ["fair"] => fair(),
         ["queue"] => queue(),
         _ => {
             lines();
             sources();
+            fair();
             queue();
         }
     }
@@ -72,7 +76,7 @@ fn print(what: &str, samples: Vec<f64>, unit: &str) -> f64 {
     median
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Over {
     Socket,
     Pipe,
@@ -315,24 +319,143 @@ fn sources() {
             bare.extend(one_of_bare(count, 500, 40));
         }
     }
-    let medians = std::array::from_fn::<_, 5, _>(|n| {
-        let [ours, bare] = std::mem::take(&mut samples[n]);
-        (
-            print(&format!("{} sources", counts[n]), ours, "ns"),
-            print("bare epoll", bare, "ns"),
-        )
+    println!(
+        "  {:<14} {:>22} {:>22} {:>22}   ns: median (10th to 90th percentile)",
+        "", "poller", "bare epoll", "poller minus bare"
+    );
+    let mut medians = Vec::new();
+    for ([ours, bare], count) in samples.into_iter().zip(counts) {
+        // Round by round: what the machine did meanwhile, it did to both.
+        let beyond = ours.iter().zip(&bare).map(|(ours, bare)| ours - bare).collect();
+        let cells = [ours, bare, beyond].map(spread);
+        let texts = cells.map(|(median, low, high)| format!("{median:.0} ({low:.0} to {high:.0})"));
+        println!(
+            "  {count:>6} sources {:>22} {:>22} {:>22}",
+            texts[0], texts[1], texts[2]
+        );
+        medians.push(cells.map(|(median, ..)| median));
+    }
+    if let [few, .., many] = &medians[..] {
+        println!(
+            "  4,000 to 1: {:.2}, bare epoll {:.2}",
+            many[0] / few[0],
+            many[1] / few[1]
+        );
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------- fair
+
+/// Who is always ready.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nobody,
+    Full(Over, Buffering),
+    Queue,
+}
+
+/// Milliseconds from writing a tick to having it from the poller, sorted, with somebody beside it; and MB/s from there meanwhile. A tick comes each
+/// millisecond, from a thread that has nothing else to do.
+fn ticks(beside: Beside, count: usize) -> (Vec<f64>, f64) {
+    let mut poller = Poller::new().expect("a poller");
+    let (near, far) = UnixStream::pair().expect("a pair");
+    let ticking = poller.register(SocketChannel::new(near).expect("a stream"));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = is_over.clone();
+    let busy = match beside {
+        Beside::Nobody => None,
+        Beside::Full(kind, buffering) => {
+            let (faucet, sink) = descriptors(kind);
+            match kind {
+                Over::Socket => {
+                    let socket = SocketChannel::new(faucet).expect("a stream");
+                    poller.register(socket.with_buffering(buffering))
+                }
+                Over::Pipe => poller.register(PipeChannel::reading(faucet).with_buffering(buffering)),
+            };
+            Some(std::thread::spawn(move || {
+                let (mut sink, chunk) = (std::fs::File::from(sink), LINE.repeat(1024));
+                while !over.load(Ordering::Relaxed) && sink.write_all(&chunk).is_ok() {}
+            }))
+        }
+        Beside::Queue => {
+            let queue = Queue::options().capacity(1 << 20).anonymous().expect("memory");
+            let mut writer = queue.writer("w").expect("a slot");
+            poller.register(QueueChannel::reading(queue.reader().expect("a slot")).expect("descriptors"));
+            Some(std::thread::spawn(move || {
+                let wait = Wait::For(Duration::from_millis(10));
+                while !over.load(Ordering::Relaxed) {
+                    let _ = writer.append("data", &LINE, wait);
+                }
+            }))
+        }
+    };
+    let start = Instant::now();
+    let clock = std::thread::spawn(move || {
+        let mut far = far;
+        for _ in 0..count {
+            std::thread::sleep(Duration::from_millis(1));
+            let now = start.elapsed().as_nanos() as u64;
+            far.write_all(&now.to_le_bytes()).expect("a reader");
+        }
     });
-    let [(few, few_bare), .., (many, many_bare)] = medians;
+    let (mut events, mut delays, mut bytes) = (Vec::new(), Vec::with_capacity(count), 0);
+    while delays.len() < count {
+        poller.poll_into(&mut events, SOON).expect("events");
+        // Those of one poll are handled in their order, as a program would.
+        for event in events.drain(..) {
+            match event.what {
+                What::Data(data) if event.source == ticking => {
+                    let now = start.elapsed().as_nanos() as u64;
+                    for sent in data.chunks_exact(8) {
+                        let sent = u64::from_le_bytes(sent.try_into().expect("eight"));
+                        delays.push((now - sent) as f64 / 1e6);
+                    }
+                }
+                What::Data(data) => bytes += data.len(),
+                What::Line(line) => bytes += line.bytes.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let rate = bytes as f64 / start.elapsed().as_secs_f64() / 1e6;
+    is_over.store(true, Ordering::Relaxed);
+    drop(poller);
+    clock.join().expect("it has ticked");
+    if let Some(busy) = busy {
+        busy.join().expect("it has ended");
+    }
+    delays.sort_by(f64::total_cmp);
+    (delays, rate)
+}
+
+fn fair() {
+    const TICKS: usize = 1500;
     println!(
-        "  4,000 to 1: {:.2}, bare epoll {:.2}",
-        many / few,
-        many_bare / few_bare
+        "a tick each millisecond, beside a source that is always ready: milliseconds until it is served, {TICKS} ticks"
     );
     println!(
-        "  beyond bare epoll: {:.0} ns with 1, {:.0} ns with 4,000",
-        few - few_bare,
-        many - many_bare
+        "  {:<28} {:>8} {:>8} {:>8} {:>8}   beside it",
+        "", "median", "90 %", "99 %", "worst"
     );
+    for (name, beside) in [
+        ("nobody", Beside::Nobody),
+        ("a full pipe, bytes", Beside::Full(Over::Pipe, Buffering::Bytes)),
+        ("a full pipe, lines", Beside::Full(Over::Pipe, Buffering::lines())),
+        ("a full socket, bytes", Beside::Full(Over::Socket, Buffering::Bytes)),
+        ("a full socket, lines", Beside::Full(Over::Socket, Buffering::lines())),
+        ("a full queue", Beside::Queue),
+    ] {
+        let (delays, rate) = ticks(beside, TICKS);
+        let at = |part: f64| delays[((delays.len() - 1) as f64 * part).round() as usize];
+        println!(
+            "  {name:<28} {:>8.3} {:>8.3} {:>8.3} {:>8.3}   {rate:.0} MB/s",
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            at(1.0)
+        );
+    }
 }
 
 // --------------------------------------------------------------------------------------------------------------- queue
