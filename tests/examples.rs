@@ -512,6 +512,39 @@ fn screens_explains_itself() {
 }
 
 #[test]
+fn a_pumped_commands_lines_reach_both_readers_the_slow_one_too() {
+    let _watchdog = patient_watchdog();
+    run(&mut example("pump_command"))
+        .must_end_with(0)
+        .must_say("pumped 20000 lines, 108894 bytes; the command: exit status: 0")
+        .must_say("fast reader: 20000 lines, 108894 bytes")
+        .must_say("slow reader: 20000 lines, 108894 bytes");
+    run(example("pump_command").args(["printf", "one\\ntwo\\nunended"]))
+        .must_end_with(0)
+        .must_say("pumped 3 lines, 15 bytes")
+        .must_say("slow reader: 3 lines, 15 bytes");
+    let failed = run(example("pump_command").arg("/no/such/command"));
+    failed.must_end_with(1);
+    assert!(
+        failed.err.contains("No such file") && failed.out.is_empty(),
+        "{}",
+        failed.err
+    );
+}
+
+#[test]
+fn a_tee_brings_the_same_bytes_into_a_file_and_over_a_socket_and_leaves_no_file() {
+    let _watchdog = patient_watchdog();
+    let folder = folder("tee");
+    run(example("tee_socket").env("TMPDIR", &folder.0))
+        .must_end_with(0)
+        .must_say("4000000 bytes in ")
+        .must_say("file: 4000000 bytes, second server: 4000000 bytes")
+        .must_say("all the same");
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+}
+
+#[test]
 fn wrong_arguments_are_exit_code_2_and_help_is_0() {
     let _watchdog = patient_watchdog();
     let wrong: [(&str, &[&str]); 8] = [

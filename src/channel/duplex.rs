@@ -4,6 +4,7 @@
 use super::port::Port;
 use super::{Buffering, ChannelError, Input, LineSplitter, Marks};
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
@@ -36,6 +37,27 @@ impl Over {
             Over::Never => ChannelError::NotWritable,
             Over::Broken { doing, errno } => ChannelError::os(doing, errno),
         }
+    }
+}
+
+thread_local! {
+    /// What first reads go into, one for all channels of the thread: it stays in the processor's cache, however many channels there are.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Room for a first read.
+fn borrow_scratch() -> Vec<u8> {
+    // At the end of a thread there is none any more.
+    match SCRATCH.try_with(Cell::take) {
+        Ok(scratch) if scratch.capacity() == FIRST_READ => scratch,
+        _ => Vec::with_capacity(FIRST_READ),
+    }
+}
+
+fn give_back(mut scratch: Vec<u8>) {
+    if scratch.capacity() == FIRST_READ {
+        scratch.clear();
+        let _ = SCRATCH.try_with(|place| place.set(scratch));
     }
 }
 
@@ -154,16 +176,28 @@ impl<P: Port> Duplex<P> {
             return Ok(Input::Data(unread));
         }
         if self.read_over.is_none() {
-            let mut data = Vec::with_capacity(self.read_size);
-            if !Self::read_port(&mut self.port, &mut data, &mut self.read_over) {
-                return Ok(Input::Pending);
-            }
+            let mut data = match self.read_size {
+                FIRST_READ => borrow_scratch(),
+                size => Vec::with_capacity(size),
+            };
+            let is_there = Self::read_port(&mut self.port, &mut data, &mut self.read_over);
             if !data.is_empty() {
                 self.adapt(data.len());
-                if data.len() < data.capacity() / 4 {
-                    data.shrink_to_fit();
+            }
+            // Few bytes get a place of their own size, and the large one is used again.
+            let few = match data.len() < data.capacity() / 4 {
+                true => {
+                    let few = data[..].to_vec();
+                    give_back(data);
+                    few
                 }
-                return Ok(Input::Data(data));
+                false => data,
+            };
+            if !is_there {
+                return Ok(Input::Pending);
+            }
+            if !few.is_empty() {
+                return Ok(Input::Data(few));
             }
         }
         match self.read_over {
