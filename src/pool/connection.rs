@@ -3,6 +3,7 @@
 //! Not here: what is read (`input.rs`) and written (`output.rs`).
 
 use super::address::Address;
+use super::encryption::Certificate;
 use super::error::{PoolError, Stage};
 use super::identity::Identity;
 use super::input::Input;
@@ -40,6 +41,8 @@ pub(crate) struct Place {
     /// What messages from there have as their address.
     pub(crate) address: Address,
     pub(crate) remote_identity: Identity,
+    /// What it has shown of itself, where the connection is encrypted.
+    pub(crate) certificate: Option<Certificate>,
 }
 
 pub(crate) struct Connection {
@@ -169,20 +172,22 @@ impl Connection {
     /// The peer's handshake is there.
     pub(crate) fn greeted(self: &Arc<Self>, handshake: Handshake, todo: &mut Todo) {
         let said = Address::Ip((self.remote.ip().to_canonical(), handshake.port).into()).canonical();
+        let certificate = self.stream.certificate();
         let peer = match &self.dialed {
             // It is reached where it was reached, whatever it says of itself.
             Some(peer) => {
-                if said != peer.address {
-                    self.node.alias(&said, peer);
+                if said != peer.address || certificate.is_some() {
+                    self.node.alias(&said, certificate.clone(), peer);
                 }
                 peer.clone()
             }
-            None => self.node.peer(&said),
+            None => self.node.peer(&said, certificate.clone()),
         };
         let place = Place {
             peer: peer.clone(),
             address: said,
             remote_identity: handshake.identity,
+            certificate,
         };
         if self.place.set(place).is_err() {
             return;
@@ -421,6 +426,10 @@ impl Link for Connection {
 
     fn is_stopping(&self) -> bool {
         self.is_peer_stopping.load(Ordering::Acquire)
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        self.place.get()?.certificate.clone()
     }
 
     fn as_attendant(self: Arc<Self>) -> Arc<dyn Attendant> {

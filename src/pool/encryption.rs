@@ -9,6 +9,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[cfg(feature = "tls")]
 use super::tls::TlsIdentity;
 
+/// What a peer has shown of itself. Without the feature there is none.
+#[cfg(feature = "tls")]
+pub(crate) type Certificate = super::tls::PeerCertificate;
+#[cfg(not(feature = "tls"))]
+pub(crate) type Certificate = std::convert::Infallible;
+
 /// Who has made a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -33,9 +39,13 @@ impl Encryption {
     pub(crate) fn of(config: &Config) -> Result<Self, PoolError> {
         #[cfg(feature = "tls")]
         let identity = match &config.cert_chain_pem {
-            Some(path) if !config.disable_encryption && config.has_network() => Some(
-                TlsIdentity::from_pem_file(path).map_err(|error| PoolError::os("reading the certificates", error))?,
-            ),
+            Some(path) if !config.disable_encryption && config.has_network() => {
+                let read = TlsIdentity::from_pem_file(path);
+                Some(read.map_err(|error| PoolError::Certificate {
+                    path: path.clone(),
+                    what: error.to_string(),
+                })?)
+            }
             _ => None,
         };
         Ok(Encryption {
@@ -62,12 +72,13 @@ impl Encryption {
         self.is_on() && (self.is_always || !(is_loopback(own) || is_loopback(peer)))
     }
 
-    /// The encrypted channel over a socket; the socket itself where there is no encryption.
+    /// The encrypted channel over a socket; the socket itself where there is no encryption. Of a socket that may still be connecting nothing is
+    /// asked yet: the first flush begins.
     pub(crate) fn over(&self, socket: SocketChannel, side: Side) -> io::Result<Box<dyn Channel>> {
         #[cfg(feature = "tls")]
         if let Some(identity) = &self.identity {
             return Ok(Box::new(match side {
-                Side::Connected => identity.connect(socket)?,
+                Side::Connected => identity.connecting(socket)?,
                 Side::Accepted => identity.accept(socket)?,
             }));
         }

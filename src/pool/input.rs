@@ -6,7 +6,7 @@
 use super::connection::Connection;
 use super::error::PoolError;
 use super::message::{Message, Receipt, Slot};
-use super::peer::Todo;
+use super::peer::{Peer, Todo};
 use super::stream::Got;
 use super::wire::{Announcement, Decoder, Frame, FrameHeader, FrameKind, Incoming, features, flags};
 use std::collections::VecDeque;
@@ -50,6 +50,8 @@ impl Input {
 #[derive(Default)]
 struct After {
     todo: Todo,
+    /// The same of other peers that are the same node.
+    siblings: Vec<(Arc<Peer>, Todo)>,
     /// Acknowledgements and the like were appended.
     is_to_flush: bool,
     /// Nobody can handle these any more.
@@ -70,6 +72,13 @@ impl Connection {
 
     /// Reads once, and hands on what came. `false`: there was nothing.
     pub(crate) fn receive(self: &Arc<Self>) -> bool {
+        let is_some = self.receive_once();
+        // Nobody else tells of what is decrypted already.
+        while self.stream.has_buffered() && self.receive_once() {}
+        is_some
+    }
+
+    fn receive_once(self: &Arc<Self>) -> bool {
         let mut after = After::default();
         let mut input = self.input();
         if input.is_over || self.is_paused.load(Ordering::Acquire) {
@@ -130,6 +139,9 @@ impl Connection {
     fn afterwards(self: &Arc<Self>, after: After) {
         if let Some(place) = self.place.get() {
             self.node.carry_out(&place.peer, after.todo);
+        }
+        for (sibling, todo) in after.siblings {
+            self.node.carry_out(&sibling, todo);
         }
         if after.is_to_flush {
             self.flush_soon();
@@ -200,7 +212,16 @@ impl Connection {
                     self.features.store(announced.features, Ordering::Release);
                 }
             }
-            FrameKind::Ack => place.peer.released(head.identity, &mut after.todo),
+            FrameKind::Ack => {
+                if !place.peer.released(head.identity, &mut after.todo) {
+                    // A libchirp acknowledges over its newest connection, whichever the message came in on.
+                    for sibling in self.node.siblings(place) {
+                        let mut todo = Todo::default();
+                        sibling.released(head.identity, &mut todo);
+                        after.siblings.push((sibling, todo));
+                    }
+                }
+            }
             FrameKind::Message => {
                 let is_ours = self.features.load(Ordering::Acquire) != 0;
                 match head.flags & (flags::FAILED | flags::CANCEL | flags::STOPPING) {
@@ -297,8 +318,8 @@ impl Connection {
     }
 
     fn message_of(&self, frame: Frame) -> Message {
-        let (peer, remote_identity) = match self.place.get() {
-            Some(place) => (place.address.clone(), place.remote_identity),
+        let (peer, remote_identity, certificate) = match self.place.get() {
+            Some(place) => (place.address.clone(), place.remote_identity, place.certificate.clone()),
             None => Default::default(),
         };
         Message {
@@ -308,6 +329,7 @@ impl Connection {
             header: frame.header,
             data: frame.data,
             peer,
+            certificate,
             receipt: None,
         }
     }

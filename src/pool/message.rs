@@ -3,6 +3,7 @@
 //! Not here: how a slot is given back over a connection ([`Origin`] is implemented by each transport).
 
 use super::address::Address;
+use super::encryption::Certificate;
 use super::error::PoolError;
 use super::identity::Identity;
 use std::fmt;
@@ -46,6 +47,8 @@ pub struct Message {
     pub(crate) header: Vec<u8>,
     pub(crate) data: Vec<u8>,
     pub(crate) peer: Address,
+    /// What its sender has shown of itself.
+    pub(crate) certificate: Option<Certificate>,
     pub(crate) receipt: Option<Receipt>,
 }
 
@@ -130,8 +133,16 @@ impl Message {
         &self.peer
     }
 
+    /// The certificate that its sender has shown, where it came over an encrypted connection. Sent back, it goes to a node with
+    /// that certificate's key, or fails; changing the address takes the certificate away.
+    #[cfg(feature = "tls")]
+    pub fn peer_certificate(&self) -> Option<&super::PeerCertificate> {
+        self.certificate.as_ref()
+    }
+
     /// Changes where it goes.
     pub fn set_peer(&mut self, peer: impl Into<Address>) {
+        self.certificate = None;
         self.peer = peer.into();
     }
 
@@ -149,11 +160,12 @@ impl Message {
     ///
     /// [`PoolError::Address`] if it is neither. Then nothing has changed.
     pub fn set_address(&mut self, address: &str) -> Result<(), PoolError> {
-        self.peer = match address.parse::<IpAddr>() {
+        let peer = match address.parse::<IpAddr>() {
             Ok(ip) => Address::Ip((ip, self.port()).into()),
             Err(_) if address.starts_with(super::address::QUEUE) => address.parse()?,
             Err(_) => return Err(super::AddressError::new(address).into()),
         };
+        self.set_peer(peer);
         Ok(())
     }
 
@@ -169,6 +181,7 @@ impl Message {
     pub fn set_port(&mut self, port: u16) {
         if let Address::Ip(address) = &mut self.peer {
             address.set_port(port);
+            self.certificate = None;
         }
     }
 
@@ -218,6 +231,7 @@ impl Clone for Message {
             header: self.header.clone(),
             data: self.data.clone(),
             peer: self.peer.clone(),
+            certificate: self.certificate.clone(),
             receipt: None,
         }
     }

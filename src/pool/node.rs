@@ -5,7 +5,8 @@
 use super::address::Address;
 use super::chirp::{Chirp, Handler};
 use super::config::Config;
-use super::connection::Connection;
+use super::connection::{Connection, Place};
+use super::encryption::{Certificate, Encryption, Side};
 use super::error::{PoolError, Stage};
 use super::identity::Identity;
 use super::message::Message;
@@ -16,6 +17,7 @@ use super::stream::Stream;
 use super::tcp::{self, Listener};
 use super::wire::{FrameHeader, features, flags};
 use super::workers::{self, Workers};
+use crate::channel::SocketChannel;
 use crate::sys::fork;
 use crate::wait::Deadline;
 use std::collections::HashMap;
@@ -64,12 +66,14 @@ pub(crate) struct Node {
     workers: Workers<Message>,
     me: Weak<Node>,
     requests: Mutex<HashMap<Identity, Pending>>,
-    peers: Mutex<HashMap<Address, Arc<Peer>>>,
+    /// By address; and by certificate where it has shown one, and is not known to be who is reached there.
+    peers: Mutex<HashMap<(Address, Option<Certificate>), Arc<Peer>>>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
     phase: AtomicU8,
     /// Threads inside [`Node::stop`] beside the first.
     has_stopped: (Mutex<bool>, Condvar),
+    encryption: Encryption,
     /// In which process it works.
     born: u64,
 }
@@ -85,14 +89,7 @@ impl Node {
         handler: Box<dyn Handler>,
     ) -> Result<Arc<Self>, PoolError> {
         config.validate()?;
-        #[cfg(not(feature = "tls"))]
-        if config.has_network() && !config.disable_encryption {
-            return Err(PoolError::Config(super::ConfigError {
-                option: "disable_encryption",
-                value: "false".into(),
-                must_be: "true: this build is without the feature `tls`",
-            }));
-        }
+        let encryption = Encryption::of(&config)?;
         let (sockets, port) = match config.has_network() {
             true => tcp::open(&config)?,
             false => (Vec::new(), 0),
@@ -122,6 +119,7 @@ impl Node {
                 listeners: Mutex::default(),
                 phase: AtomicU8::new(phase::RUNNING),
                 has_stopped: Default::default(),
+                encryption,
                 born: fork::generation(),
                 config,
             }
@@ -200,7 +198,7 @@ impl Node {
             message,
         };
         let deadline = send_by.map_or(Deadline::None, Deadline::At);
-        let peer = self.peer(&outgoing.message.peer);
+        let peer = self.peer(&outgoing.message.peer, outgoing.message.certificate.clone());
         let mut todo = Todo::default();
         peer.send(outgoing, &deadline, &mut todo);
         self.carry_out(&peer, todo);
@@ -269,10 +267,13 @@ impl Node {
 
     // -------------------------------------------------------------------------------------------------- peers, connections
 
-    pub(crate) fn peer(&self, address: &Address) -> Arc<Peer> {
+    /// Who is reached under this address. With a certificate: who has shown it and says that it has this address. Any node of the
+    /// authority could say so; what is meant for who is reached there does not go to who says so.
+    pub(crate) fn peer(&self, address: &Address, certificate: Option<Certificate>) -> Arc<Peer> {
         let address = address.canonical();
+        let key = (address.clone(), certificate);
         let mut peers = lock(&self.peers);
-        if let Some(peer) = peers.get(&address) {
+        if let Some(peer) = peers.get(&key) {
             return peer.clone();
         }
         let rules = Rules {
@@ -283,14 +284,30 @@ impl Node {
             bytes: self.config.send_queue_bytes,
             policy: self.config.send_queue_policy,
         };
-        let peer = Peer::new(address.clone(), rules);
-        peers.insert(address, peer.clone());
+        let peer = Peer::new(address, rules);
+        peers.insert(key, peer.clone());
         peer
     }
 
     /// A peer that was reached under one address says that it has another one: what is sent there goes to it, unless somebody is there already.
-    pub(crate) fn alias(&self, address: &Address, peer: &Arc<Peer>) {
-        lock(&self.peers).entry(address.clone()).or_insert_with(|| peer.clone());
+    pub(crate) fn alias(&self, address: &Address, certificate: Option<Certificate>, peer: &Arc<Peer>) {
+        let key = (address.clone(), certificate);
+        lock(&self.peers).entry(key).or_insert_with(|| peer.clone());
+    }
+
+    /// The same node by another way: who is reached there and has shown this certificate, and who has shown it and says that it is there.
+    pub(crate) fn siblings(&self, place: &Place) -> Vec<Arc<Peer>> {
+        if place.certificate.is_none() {
+            return Vec::new();
+        }
+        let is_same = |peer: &Arc<Peer>| peer.certificate() == place.certificate && !Arc::ptr_eq(peer, &place.peer);
+        let peers = lock(&self.peers);
+        let keys = [None, place.certificate.clone()].map(|certificate| (place.address.clone(), certificate));
+        keys.iter()
+            .filter_map(|key| peers.get(key))
+            .filter(|peer| is_same(peer))
+            .cloned()
+            .collect()
     }
 
     /// A stream over a socket, encrypted if that is to be.
@@ -300,8 +317,23 @@ impl Node {
         remote: IpAddr,
         is_client: bool,
     ) -> Result<(Arc<OwnedFd>, Stream), PoolError> {
-        let _ = (remote, is_client);
-        Ok(tcp::plain(socket))
+        let failed = |error: std::io::Error| PoolError::os("making a connection", error);
+        let own = rustix::net::getsockname(&socket).and_then(SocketAddr::try_from);
+        let own = own.map_err(|errno| failed(errno.into()))?.ip().to_canonical();
+        if !self.encryption.is_for(own, remote.to_canonical()) {
+            return Ok(tcp::plain(socket));
+        }
+        let side = match is_client {
+            true => Side::Connected,
+            false => Side::Accepted,
+        };
+        // The loop and the channel have a descriptor each: they let go of it at different times.
+        let fd = Arc::new(socket);
+        let socket = fd.try_clone().map_err(failed)?;
+        let channel = SocketChannel::new(socket).map_err(|error| failed(error.into()))?;
+        let mut channel = self.encryption.over(channel, side).map_err(failed)?;
+        channel.set_read_limit(self.config.read_buffer());
+        Ok((fd, Stream::Secure(Mutex::new(channel))))
     }
 
     /// Somebody has connected.

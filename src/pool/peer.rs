@@ -4,6 +4,7 @@
 
 use super::address::Address;
 use super::config::SendPolicy;
+use super::encryption::Certificate;
 use super::error::{PoolError, Stage};
 use super::identity::Identity;
 use super::message::{Message, Receipt};
@@ -78,6 +79,11 @@ pub(crate) trait Link: Attendant {
 
     /// The peer has said that it is stopping.
     fn is_stopping(&self) -> bool;
+
+    /// What the peer has shown of itself.
+    fn certificate(&self) -> Option<Certificate> {
+        None
+    }
 
     fn as_attendant(self: Arc<Self>) -> Arc<dyn Attendant>;
 
@@ -288,6 +294,12 @@ impl Peer {
     }
 
     fn append(&self, state: &mut State, link: Arc<dyn Link>, mut outgoing: Outgoing, todo: &mut Todo) {
+        // What answers one node is not for another one, which is there now, or says that it is.
+        if outgoing.message.certificate.is_some() && outgoing.message.certificate != link.certificate() {
+            let peer = self.address.clone();
+            let what = "it has another certificate than the one that the message is for".to_owned();
+            return todo.failed.push((outgoing, PoolError::Tls { peer, what }));
+        }
         let announced = link.features();
         let mut bits = 0;
         if outgoing.is_request && announced & features::REQUEST != 0 {
@@ -446,11 +458,11 @@ impl Peer {
         }
     }
 
-    /// The peer says that it has released the message of this identity.
-    pub(crate) fn released(&self, identity: Identity, todo: &mut Todo) {
+    /// The peer says that it has released the message of this identity. `false`: none of that identity was sent.
+    pub(crate) fn released(&self, identity: Identity, todo: &mut Todo) -> bool {
         let mut state = self.lock();
         let Some(at) = state.inflight.iter().position(|sent| sent.identity == identity) else {
-            return;
+            return false;
         };
         let sent = state.inflight.swap_remove(at);
         match sent.is_request {
@@ -458,6 +470,7 @@ impl Peer {
             false => todo.wakes.push(sent.cell.released()),
         }
         self.pump(&mut state, todo);
+        true
     }
 
     /// The peer says that the message of this identity failed; or that it is not taken, and then it is released by that.
@@ -546,6 +559,11 @@ impl Peer {
                 todo.due_at(Some(until));
             }
         }
+    }
+
+    /// What is shown at the other end of its link.
+    pub(crate) fn certificate(&self) -> Option<Certificate> {
+        self.lock().link.as_ref()?.certificate()
     }
 
     /// Whether nothing waits here, or is on its way.

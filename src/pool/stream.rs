@@ -3,6 +3,7 @@
 //! A plain socket is read by one thread and written by another at the same time, without a lock; so it is not a
 //! [`SocketChannel`](crate::channel::SocketChannel), which wants both hands. What is encrypted is a [`Channel`] behind a lock.
 
+use super::encryption::Certificate;
 use super::output::Batch;
 use crate::channel::{Channel, ChannelError, Input};
 use rustix::io::Errno;
@@ -25,7 +26,6 @@ pub(crate) enum Got {
 
 pub(crate) enum Stream {
     Plain(Arc<OwnedFd>),
-    #[allow(dead_code, reason = "joined with the node by the next commit")]
     Secure(Mutex<Box<dyn Channel>>),
 }
 
@@ -69,15 +69,38 @@ impl Stream {
                 Ok(Got::More)
             }
             Stream::Secure(channel) => {
-                let mut channel = lock(channel);
-                match channel.try_read()? {
+                match lock(channel).try_read()? {
                     Input::Data(bytes) => take(&bytes),
                     Input::Line(line) => take(&line.bytes),
                     Input::Pending => return Ok(Got::Pending),
                     Input::End => return Ok(Got::End),
                 }
-                Ok(if channel.has_buffered() { Got::More } else { Got::Some })
+                Ok(Got::Some)
             }
+        }
+    }
+
+    /// Whether a read would bring something that the system knows nothing of.
+    pub(crate) fn has_buffered(&self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+            Stream::Secure(channel) => lock(channel).has_buffered(),
+        }
+    }
+
+    /// What the peer has shown of itself; nothing before the handshake, and where nothing is encrypted.
+    pub(crate) fn certificate(&self) -> Option<Certificate> {
+        match self {
+            Stream::Plain(_) => None,
+            #[cfg(feature = "tls")]
+            Stream::Secure(channel) => {
+                let channel = lock(channel);
+                let channel: &dyn std::any::Any = &**channel;
+                let channel: &super::tls::TlsChannel = channel.downcast_ref()?;
+                channel.peer_certificate().cloned()
+            }
+            #[cfg(not(feature = "tls"))]
+            Stream::Secure(_) => None,
         }
     }
 

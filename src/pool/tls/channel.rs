@@ -108,8 +108,6 @@ impl TlsChannel {
             peer_certificate: None,
         };
         channel.set_buffering(buffering);
-        // A socket that takes nothing any more says so when it is read or written.
-        let _ = channel.pass_on();
         channel
     }
 

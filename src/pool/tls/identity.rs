@@ -2,7 +2,7 @@
 
 use super::verifier::AnyName;
 use super::{TlsChannel, TlsError};
-use crate::channel::SocketChannel;
+use crate::channel::{Channel, SocketChannel};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
@@ -134,6 +134,14 @@ impl TlsIdentity {
     ///
     /// [`TlsError::Broken`] if there is no randomness to be had.
     pub fn connect(&self, socket: SocketChannel) -> Result<TlsChannel, TlsError> {
+        let mut channel = self.connecting(socket)?;
+        // A socket that takes nothing any more says so when it is read or written.
+        let _ = channel.try_flush();
+        Ok(channel)
+    }
+
+    /// As [`connect`](TlsIdentity::connect), for a socket that is not connected yet: its first bytes go out with the first flush.
+    pub(crate) fn connecting(&self, socket: SocketChannel) -> Result<TlsChannel, TlsError> {
         // No name goes out and none is compared; the address only stands where one is asked for.
         let any = ServerName::from(std::net::IpAddr::from(Ipv4Addr::UNSPECIFIED));
         let connection =
