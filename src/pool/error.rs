@@ -85,6 +85,13 @@ pub enum PoolError {
         /// What is wrong with it.
         what: String,
     },
+    /// The file with key and certificates is of no use.
+    Certificate {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The encrypted connection could not be made, or broke.
     Tls {
         /// Who.
@@ -202,6 +209,7 @@ impl fmt::Display for PoolError {
             PoolError::PeerStopping { peer } => write!(f, "{peer} is stopping and takes no new messages"),
             PoolError::Protocol { peer, what } => write!(f, "{peer} does not keep to the protocol: {what}"),
             PoolError::Tls { peer, what } => write!(f, "no encrypted connection with {peer}: {what}"),
+            PoolError::Certificate { path, what } => write!(f, "{} is of no use: {what}", path.display()),
             PoolError::TooLarge { size, max } => {
                 write!(f, "the message has {size} bytes, where max_message_size allows {max}")
             }
@@ -272,6 +280,7 @@ impl From<PoolError> for io::Error {
         let kind = match &error {
             PoolError::Config(_)
             | PoolError::Address(_)
+            | PoolError::Certificate { .. }
             | PoolError::TooLarge { .. }
             | PoolError::HeaderTooLong { .. }
             | PoolError::InUse => ErrorKind::InvalidInput,
