@@ -421,7 +421,7 @@ fn a_peer_that_starts_anew_is_found_again() {
             match client.request(message(&server, format!("{round}"))).result() {
                 Ok(answer) => break answer,
                 // The end of the last connection has not come through yet.
-                Err(PoolError::PeerStopping { .. }) => std::thread::sleep(SECOND / 100),
+                Err(PoolError::PeerStopping { .. } | PoolError::PeerDied { .. }) => std::thread::sleep(SECOND / 100),
                 Err(error) => panic!("{error}"),
             }
         };

@@ -55,6 +55,9 @@ pub(crate) struct How {
     pub(crate) is_held: bool,
 }
 
+/// What a peer is known by: its address; and its certificate where it has shown one, and is not known to be who is reached there.
+type Known = (Address, Option<Certificate>);
+
 pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) config: Config,
@@ -66,8 +69,7 @@ pub(crate) struct Node {
     workers: Workers<Message>,
     me: Weak<Node>,
     requests: Mutex<HashMap<Identity, Pending>>,
-    /// By address; and by certificate where it has shown one, and is not known to be who is reached there.
-    peers: Mutex<HashMap<(Address, Option<Certificate>), Arc<Peer>>>,
+    peers: Mutex<HashMap<Known, Arc<Peer>>>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
     phase: AtomicU8,

@@ -243,7 +243,11 @@ fn certified(
 /// Displayed as the SHA-256 of the public key, in hexadecimal.
 #[derive(Clone)]
 pub struct PeerCertificate {
-    der: Arc<[u8]>,
+    shown: Arc<Shown>,
+}
+
+struct Shown {
+    der: Vec<u8>,
     key: [u8; 32],
 }
 
@@ -261,26 +265,27 @@ impl PeerCertificate {
                 .ok(),
             _ => None,
         };
-        Ok(PeerCertificate {
+        let shown = Arc::new(Shown {
             der: certificate.as_ref().into(),
             key: key.ok_or_else(|| rustls::Error::General("no SHA-256".into()))?,
-        })
+        });
+        Ok(PeerCertificate { shown })
     }
 
     /// The SHA-256 of its public key (of the whole `SubjectPublicKeyInfo`). Only who has the private key can show this.
     pub fn key(&self) -> [u8; 32] {
-        self.key
+        self.shown.key
     }
 
     /// The certificate itself, DER.
     pub fn der(&self) -> &[u8] {
-        &self.der
+        &self.shown.der
     }
 }
 
 impl PartialEq for PeerCertificate {
     fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
+        self.shown.key == other.shown.key
     }
 }
 
@@ -288,13 +293,13 @@ impl Eq for PeerCertificate {}
 
 impl Hash for PeerCertificate {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key.hash(state);
+        self.shown.key.hash(state);
     }
 }
 
 impl fmt::Display for PeerCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.key.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.shown.key.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
