@@ -3,7 +3,9 @@
 mod channel_kinds;
 mod support;
 
-use channel_kinds::{EVERY, Kind, MOMENT, SOON, connect, events, is_data, is_end, is_line, pairs, processor_time};
+use channel_kinds::{
+    EVERY, Kind, MOMENT, SOON, connect, events, is_data, is_end, is_line, pairs, polled, polled_boxed, processor_time,
+};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -104,8 +106,7 @@ fn lines_are_told_one_by_one_and_a_begun_one_does_not_end_the_wait() {
         let mut wire = channel_kinds::by_lines(kind);
         wire.feed(b"test");
         let Some(mut there) = wire.there.take() else { continue };
-        let mut poller = Poller::new().unwrap();
-        let token = poller.register_boxed(wire.here);
+        let (mut poller, token) = polled_boxed(wire.here);
         let start = Instant::now();
         assert!(poller.poll(MOMENT).unwrap().is_empty(), "{kind:?}");
         assert!(start.elapsed() >= MOMENT, "{kind:?}");
@@ -127,8 +128,7 @@ fn what_a_channel_has_in_memory_when_it_is_registered_is_told_without_more_comin
         let mut wire = channel_kinds::by_lines(kind);
         wire.feed(b"one\ntwo\nthree\n");
         assert_eq!(wire.read().unwrap(), b"one\n");
-        let mut poller = Poller::new().unwrap();
-        let token = poller.register_boxed(wire.here);
+        let (mut poller, token) = polled_boxed(wire.here);
         let told = events(&mut poller, 2);
         assert!(
             is_line(&told[0], token, b"two\n") && is_line(&told[1], token, b"three\n"),
@@ -150,8 +150,7 @@ fn a_channel_closed_here_has_ended_and_what_it_had_read_is_told_before() {
         let mut wire = channel_kinds::by_lines(kind);
         wire.feed(b"one\ntwo\n");
         assert_eq!(wire.read().unwrap(), b"one\n");
-        let mut poller = Poller::new().unwrap();
-        let token = poller.register_boxed(wire.here);
+        let (mut poller, token) = polled_boxed(wire.here);
         poller.channel(token).unwrap().close();
         let told = events(&mut poller, 2);
         // A queue had not read the second line from the ring... unless both came in one message, as here.
@@ -173,8 +172,7 @@ fn sources_come_and_go_in_every_order_and_twice() {
     for kind in EVERY {
         let mut wire = connect(kind);
         wire.feed(b"waiting");
-        let mut poller = Poller::new().unwrap();
-        let token = poller.register_boxed(wire.here);
+        let (mut poller, token) = polled_boxed(wire.here);
         let here = poller.unregister(token).unwrap();
         assert!(poller.poll(MOMENT).unwrap().is_empty(), "{kind:?}: it was unregistered");
         assert!(poller.unregister(token).is_none() && poller.channel(token).is_none());
@@ -207,8 +205,7 @@ fn a_pause_loses_nothing_and_does_not_spin() {
     for kind in pairs() {
         let mut wire = connect(kind);
         let mut there = wire.there.take().unwrap();
-        let mut poller = Poller::new().unwrap();
-        let token = poller.register_boxed(wire.here);
+        let (mut poller, token) = polled_boxed(wire.here);
         poller.set_reading(token, false).unwrap();
         there.write(b"while paused", Wait::Never).unwrap();
         there.finish(SOON).unwrap();
@@ -234,8 +231,7 @@ fn what_is_queued_goes_out_by_polling_and_draining_is_told() {
     for kind in pairs() {
         let mut wire = connect(kind);
         let mut there = wire.there.take().unwrap();
-        let mut poller = Poller::new().unwrap();
-        let token = poller.register_boxed(wire.here);
+        let (mut poller, token) = polled_boxed(wire.here);
         let channel = poller.channel(token).unwrap();
         channel.set_marks(Marks::up_to(100_000));
         let mut written = 0;
@@ -272,8 +268,7 @@ fn finishing_sees_out_what_is_queued_and_then_the_peers_end() {
     for kind in pairs() {
         let mut wire = connect(kind);
         let mut there = wire.there.take().unwrap();
-        let mut poller = Poller::new().unwrap();
-        let token = poller.register_boxed(wire.here);
+        let (mut poller, token) = polled_boxed(wire.here);
         let channel = poller.channel(token).unwrap();
         channel.set_marks(Marks::up_to(1 << 30));
         for _ in 0..200 {
@@ -413,8 +408,7 @@ fn a_waker_ends_the_wait_from_a_thread_and_from_another_process() {
 fn a_forked_child_has_a_poller_of_its_own() {
     let _watchdog = minute();
     let (one, mut other) = UnixStream::pair().unwrap();
-    let mut poller = Poller::new().unwrap();
-    let token = poller.register(SocketChannel::new(one).unwrap());
+    let (mut poller, token) = polled(SocketChannel::new(one).unwrap());
     poller.poll(Wait::Never).unwrap();
     let child = forked(|| {
         // What the child lets go of stays the parent's.
@@ -513,8 +507,7 @@ fn peers_that_are_killed_or_never_read_concern_nobody_else() {
 fn a_channel_that_was_filled_and_drained_between_two_polls_is_said_to_have_drained() {
     let _watchdog = minute();
     let (here, mut there) = SocketChannel::pair().unwrap();
-    let mut poller = Poller::new().unwrap();
-    let token = poller.register(here);
+    let (mut poller, token) = polled(here);
     assert!(poller.poll(Wait::Never).unwrap().is_empty());
     let channel = poller.channel(token).unwrap();
     channel.set_marks(Marks::up_to(1000));

@@ -3,7 +3,7 @@
 mod channel_kinds;
 mod support;
 
-use channel_kinds::{MOMENT, SOON, events, is_data, is_end, is_line, processor_time};
+use channel_kinds::{MOMENT, SOON, events, is_data, is_end, is_line, polled, processor_time};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -20,8 +20,8 @@ fn files_and_dev_null_are_sources_too() {
     let folder = folder("poller");
     let path = folder.0.join("file");
     std::fs::write(&path, "a line\n".repeat(50_000)).unwrap();
-    let mut poller = Poller::new().unwrap();
-    let file = poller.register(PipeChannel::reading(File::open(&path).unwrap()).with_buffering(Buffering::lines()));
+    let (mut poller, file) =
+        polled(PipeChannel::reading(File::open(&path).unwrap()).with_buffering(Buffering::lines()));
     let null = File::options().read(true).write(true).open("/dev/null").unwrap();
     let null = poller.register(PipeChannel::new(
         OwnedFd::from(null.try_clone().unwrap()),
@@ -76,8 +76,7 @@ fn the_standard_input_of_a_program_is_a_source_whatever_it_is() {
     hand.write_all(b"hello\n\x04").unwrap();
     let inputs = [File::open(&path).unwrap().into(), pipe, socket(), pty.slave];
     for (n, input) in inputs.into_iter().enumerate() {
-        let mut poller = Poller::new().unwrap();
-        let token = poller.register(PipeChannel::reading(input).with_buffering(Buffering::lines()));
+        let (mut poller, token) = polled(PipeChannel::reading(input).with_buffering(Buffering::lines()));
         let told = events(&mut poller, 2);
         assert!(
             is_line(&told[0], token, b"hello\n") && is_end(&told[1], token),
@@ -163,8 +162,7 @@ fn a_copy_of_a_closed_descriptor_does_not_haunt_the_poller() {
     let _watchdog = minute();
     let (one, mut other) = UnixStream::pair().unwrap();
     let copy = one.try_clone().unwrap();
-    let mut poller = Poller::new().unwrap();
-    let token = poller.register(SocketChannel::new(one).unwrap());
+    let (mut poller, token) = polled(SocketChannel::new(one).unwrap());
     let (calm, mut trickle) = UnixStream::pair().unwrap();
     let calm = poller.register(SocketChannel::new(calm).unwrap());
     poller.poll(Wait::Never).unwrap();

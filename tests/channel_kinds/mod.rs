@@ -173,6 +173,18 @@ pub fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
+/// A poller with this channel in it.
+pub fn polled(channel: impl Channel) -> (Poller, Token) {
+    polled_boxed(boxed(channel))
+}
+
+/// As [`polled`].
+pub fn polled_boxed(channel: Box<dyn Channel>) -> (Poller, Token) {
+    let mut poller = Poller::new().unwrap();
+    let token = poller.register_boxed(channel);
+    (poller, token)
+}
+
 /// Polls until `count` events have come.
 pub fn events(poller: &mut Poller, count: usize) -> Vec<Event> {
     let mut events = Vec::new();

@@ -160,6 +160,59 @@ fn a_signal_ends_it_with_what_was_read_already_written() {
 }
 
 #[test]
+fn between_streams_of_bytes_all_goes_through_and_lines_are_counted_if_asked() {
+    let _watchdog = minute();
+    let all: Vec<u8> = (0..3 << 20).map(|n: u32| (n / 3 % 251) as u8).collect();
+    let folder = folder("bytes");
+    let path = folder.0.join("file");
+    let file = format!("file:{}", path.display());
+    run_with_input(&["pump", "-", &file], &all).ok();
+    assert!(std::fs::read(&path).expect("it was made") == all);
+    // From a file into a socket, and from that into another one.
+    let (first, second) = (folder.0.join("first"), folder.0.join("second"));
+    let end = UnixListener::bind(&second).expect("a fresh folder");
+    let between = start(&[
+        "pump",
+        &format!("unix-listen:{}", first.display()),
+        &format!("unix:{}", second.display()),
+    ]);
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![];
+        let (mut socket, _) = end.accept().expect("it connects");
+        socket.read_to_end(&mut got).expect("bytes");
+        got
+    });
+    // Its name is there a moment before it listens.
+    let into_first = format!("unix:{}", first.display());
+    until("it takes the file", || {
+        run(&["pump", &file, &into_first]).code == Some(0)
+    });
+    between.end().ok();
+    assert!(reader.join().expect("it has read") == all);
+    let text = b"one\ntwo\nthree\nunended";
+    assert_eq!(run_with_input(&["pump", "-", "-", "-n", "2"], text).ok(), "one\ntwo\n");
+    let more = run_with_input(&["pump", "-", "-", "-n", "9"], text).ok();
+    assert_eq!(more.as_bytes(), text);
+    // Nothing comes: it gives up; and a signal ends it with what was read already written.
+    let mut idle = start(&["pump", "-", &file, "--timeout", "100ms"]);
+    let _open = idle.stdin();
+    assert_eq!(idle.end().code, Some(124));
+    let mut running = start(&["pump", "-", &file]);
+    let mut stdin = running.stdin();
+    stdin.write_all(b"last words").expect("it reads");
+    until("they are there", || {
+        std::fs::read(&path).is_ok_and(|bytes| bytes.ends_with(b"last words"))
+    });
+    running.signal(Signal::SIGTERM);
+    running.end().ok();
+    assert!(
+        run(&["pump", &format!("file:{}", folder.0.display()), "-"])
+            .fails(1)
+            .contains("directory")
+    );
+}
+
+#[test]
 fn serve_shows_messages_as_lines_and_appends_the_lines_of_mirrors() {
     let _watchdog = minute();
     let named = named("serve", &Queue::options());

@@ -14,8 +14,10 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use syncq::Message;
+use syncq::channel::{ChannelError, PipeChannel};
 use syncq::host::{LineHostMirror, LineHostReader};
 use syncq::line::Mirror;
+use syncq::pump::{EventLoop, PumpError};
 
 /// Between two looks at the progress.
 const TICK: Duration = Duration::from_millis(500);
@@ -48,7 +50,7 @@ pub(crate) struct Pump {
     /// End when a queue is empty, instead of waiting for more
     #[arg(short, long)]
     drain: bool,
-    /// Stop after this many messages or lines (not between two streams of bytes)
+    /// Stop after this many messages or lines
     #[arg(short = 'n', long, value_name = "N")]
     count: Option<u64>,
     /// Give up, with exit code 124, when nothing comes, or finds room, for this long
@@ -130,7 +132,52 @@ impl Pump {
         Ok(end.code(&limits))
     }
 
+    /// Between two streams of bytes, which the kernel moves where it can.
+    fn move_bytes(&self, from: File, to: File, progress: &mut Progress, stop: &Stop) -> Outcome {
+        let failed = |error: ChannelError| Fail::from(io::Error::from(error));
+        let events = EventLoop::new().map_err(failed)?;
+        let (source, sink) = (PipeChannel::reading(from), events.add(PipeChannel::writing(to)));
+        let mut pump = syncq::pump::Pump::new(events.add(source), sink.clone()).end_on_failure(false);
+        if let Some(timeout) = self.timeout {
+            pump = pump.idle_timeout(&events, timeout);
+        }
+        pump.start();
+        let mut counted = 0;
+        let outcome = loop {
+            events.step(SLICE).map_err(failed)?;
+            let all = pump.bytes_pumped();
+            progress.count(0, usize::try_from(all - counted).unwrap_or(usize::MAX));
+            counted = all;
+            if stop.is_asked() {
+                pump.cancel();
+            }
+            if let Some(outcome) = pump.outcome() {
+                break outcome;
+            }
+        };
+        match outcome.result {
+            Ok(()) => Ok(DONE),
+            Err(PumpError::Idle(_)) => Ok(TIMED_OUT),
+            Err(PumpError::Cancelled) => {
+                // What was read is written. A second signal ends that too.
+                while sink.queued() > 0 {
+                    events.step(SLICE).map_err(failed)?;
+                }
+                Ok(DONE)
+            }
+            Err(PumpError::Sink(error)) if matches!(error.channel_error(), Some(ChannelError::PeerGone)) => {
+                Err(Fail::OutputClosed)
+            }
+            Err(PumpError::Source(error) | PumpError::Sink(error)) => Err(Fail::new(error)),
+            Err(error) => Err(Fail::new(error)),
+        }
+    }
+
     fn read_stream(&self, mut from: File, pumping: &mut Pumping<'_>, stop: &Stop) -> Outcome {
+        if let (To::Stream(to, _), None) = (&pumping.to, self.count) {
+            let to = to.try_clone()?;
+            return self.move_bytes(from, to, &mut pumping.progress, stop);
+        }
         enlarge(&from);
         let mut lines = Lines::default();
         let mut left = self.count.unwrap_or(u64::MAX);
@@ -148,10 +195,11 @@ impl Pump {
             }
             let is_more = lines.fill(&mut from)?;
             if let To::Stream(to, _) = &mut pumping.to {
-                to.write_all(lines.rest())?;
-                pumping.progress.count(0, lines.rest().len());
-                let all = lines.rest().len();
-                lines.consume(all);
+                let (count, len) = first_lines(lines.rest(), left);
+                to.write_all(&lines.rest()[..len])?;
+                pumping.progress.count(count, len);
+                left -= count;
+                lines.consume(len);
             } else {
                 let (mut complete, mut rest) = lines.complete();
                 if !is_more && rest < lines.rest().len() {
@@ -200,6 +248,20 @@ impl Pump {
         }
         Ok(DONE)
     }
+}
+
+/// How many lines end in these bytes, up to `most`, and where the last one of them does; without that many, all the bytes.
+fn first_lines(bytes: &[u8], most: u64) -> (u64, usize) {
+    let mut count = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte == b'\n' {
+            count += 1;
+            if count == most {
+                return (count, at + 1);
+            }
+        }
+    }
+    (count, bytes.len())
 }
 
 impl Pumping<'_> {
