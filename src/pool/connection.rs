@@ -46,7 +46,7 @@ pub(crate) struct Place {
 }
 
 pub(crate) struct Connection {
-    me: Weak<Connection>,
+    pub(crate) me: Weak<Connection>,
     pub(crate) id: u64,
     pub(crate) node: Arc<Node>,
     fd: Arc<OwnedFd>,
@@ -129,6 +129,11 @@ impl Connection {
         self.stage() == stage::OPEN
     }
 
+    /// Whether the peer is known, and not gone: what came with its handshake may be released before all of that is read.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.place.get().is_some() && self.stage() != stage::CLOSED
+    }
+
     pub(crate) fn touch(&self) {
         let since = self.begun.elapsed().as_nanos();
         self.last_used
@@ -169,8 +174,8 @@ impl Connection {
         }
     }
 
-    /// The peer's handshake is there.
-    pub(crate) fn greeted(self: &Arc<Self>, handshake: Handshake, todo: &mut Todo) {
+    /// The peer's handshake is there. Messages are not sent before [`opened`](Connection::opened).
+    pub(crate) fn greeted(self: &Arc<Self>, handshake: Handshake) {
         let said = Address::Ip((self.remote.ip().to_canonical(), handshake.port).into()).canonical();
         let certificate = self.stream.certificate();
         let peer = match &self.dialed {
@@ -189,15 +194,19 @@ impl Connection {
             remote_identity: handshake.identity,
             certificate,
         };
-        if self.place.set(place).is_err() {
-            return;
-        }
+        // There is one handshake, as the decoder has it.
+        let _ = self.place.set(place);
+    }
+
+    /// All is read that came with the handshake: what the peer announces goes before the first message to it.
+    pub(crate) fn opened(self: &Arc<Self>, todo: &mut Todo) {
+        let Some(place) = self.place.get() else { return };
         let is_open = self
             .stage
             .compare_exchange(stage::GREETING, stage::OPEN, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
         if is_open {
-            peer.established(self.clone(), todo);
+            place.peer.established(self.clone(), todo);
         }
     }
 
@@ -287,7 +296,7 @@ impl Connection {
 
     /// Tells the peer that this node is stopping.
     pub(crate) fn announce_stop(self: &Arc<Self>) {
-        if self.is_open() && self.has_announced(features::STOPPING) {
+        if self.is_in_use() && self.has_announced(features::STOPPING) {
             let head = FrameHeader {
                 flags: flags::STOPPING,
                 ..FrameHeader::default()
@@ -443,7 +452,7 @@ impl Link for Connection {
 
 impl Origin for Connection {
     fn released(self: Arc<Self>, slot: &Slot) {
-        if slot.wants_ack && self.is_open() {
+        if slot.wants_ack && self.is_in_use() {
             self.take_frame(FrameHeader::ack(slot.identity, 0), None);
             self.flush_soon();
         }
@@ -453,7 +462,7 @@ impl Origin for Connection {
     }
 
     fn failed(self: Arc<Self>, slot: &Slot, why: &str) {
-        if self.is_open() && self.has_announced(features::FAILED) && (slot.is_request || slot.wants_ack) {
+        if self.is_in_use() && self.has_announced(features::FAILED) && (slot.is_request || slot.wants_ack) {
             let text = why.as_bytes();
             // A reason is not worth being refused for its length.
             let text = &text[..text.len().min(4096).min(self.node.config.max_message_size as usize)];

@@ -3,7 +3,7 @@
 //! A message needs a slot, an answer or an acknowledgement does not; so these are looked for behind messages that have none yet, and nodes
 //! that wait for each other are not stuck. How much is read ahead is bounded.
 
-use super::connection::Connection;
+use super::connection::{Connection, stage};
 use super::error::PoolError;
 use super::message::{Message, Receipt, Slot};
 use super::peer::{Peer, Todo};
@@ -25,8 +25,10 @@ pub(crate) struct Input {
     ahead_bytes: usize,
     /// The peer has ended its side, or the connection was closed: nothing more is read. What was read is still handed out.
     is_over: bool,
-    /// Slots that may be held, to be told that their sender has lost interest.
+    /// Those of messages that somebody may still have, to be told that their sender has lost interest.
     slots: Vec<Arc<Slot>>,
+    /// From so many on, those that nobody has any more are forgotten.
+    most_slots: usize,
 }
 
 impl Input {
@@ -38,6 +40,7 @@ impl Input {
             ahead_bytes: 0,
             is_over: false,
             slots: Vec::new(),
+            most_slots: 0,
         }
     }
 
@@ -93,6 +96,9 @@ impl Connection {
             Ok(Got::Some | Got::More) => {
                 self.touch();
                 self.take_apart(&mut input, &mut after);
+                if self.stage() == stage::GREETING {
+                    self.opened(&mut after.todo);
+                }
             }
             Ok(Got::Pending) => {}
             Ok(Got::End) => {
@@ -127,7 +133,7 @@ impl Connection {
         self.take_apart(&mut input, &mut after);
         drop(input);
         self.afterwards(after);
-        if was_paused && !self.is_paused.load(Ordering::Acquire) && self.is_open() {
+        if was_paused && !self.is_paused.load(Ordering::Acquire) && self.is_in_use() {
             // This thread may as well read what has come meanwhile. If that fills all slots again, the loop has nothing to do.
             self.receive();
             if !self.is_paused.load(Ordering::Acquire) {
@@ -187,7 +193,7 @@ impl Connection {
                 },
             };
             match next {
-                Some(Incoming::Handshake(handshake)) => self.greeted(handshake, &mut after.todo),
+                Some(Incoming::Handshake(handshake)) => self.greeted(handshake),
                 Some(Incoming::Frame(frame)) => self.take_in(input, frame, after),
                 None => {
                     self.is_paused.store(input.is_full(), Ordering::Release);
@@ -258,13 +264,8 @@ impl Connection {
 
     /// The peer has lost interest in the answer to this.
     fn cancelled(self: &Arc<Self>, input: &mut Input, head: &FrameHeader, after: &mut After) {
-        if let Some(slot) = input
-            .slots
-            .iter()
-            .find(|slot| slot.identity == head.identity && slot.is_held())
-        {
-            slot.cancel();
-        }
+        let slots = input.slots.iter().filter(|slot| slot.identity == head.identity);
+        slots.for_each(|slot| slot.cancel());
         if let Some(at) = input
             .ahead
             .iter()
@@ -359,8 +360,9 @@ impl Connection {
             return;
         }
         let receipt = self.receipt(&head);
-        if input.slots.len() >= 2 * self.node.slots.unsigned_abs() {
-            input.slots.retain(|slot| slot.is_held());
+        if input.slots.len() >= input.most_slots {
+            input.slots.retain(|slot| Arc::strong_count(slot) > 1);
+            input.most_slots = 2 * input.slots.len().max(self.node.slots.unsigned_abs());
         }
         input.slots.push(receipt.slot.clone());
         let mut message = self.message_of(frame);

@@ -273,7 +273,16 @@ impl Connection {
         let is_waiting = !output.items.is_empty() && !output.is_writing && output.blocked.is_none();
         drop(output);
         if is_waiting {
-            self.write_out();
+            self.write_now();
+        }
+    }
+
+    fn write_now(&self) {
+        self.write_out();
+        if self.is_output_blocked()
+            && let Some(me) = self.me.upgrade()
+        {
+            self.node.looper.look_at(me);
         }
     }
 
@@ -293,10 +302,7 @@ impl Connection {
                 return self.node.looper.look_at(self.clone());
             }
         }
-        self.write_out();
-        if self.is_output_blocked() {
-            self.node.looper.look_at(self.clone());
-        }
+        self.write_now();
     }
 
     /// Writes what there is, as far as it is taken. What cannot be written now is left for when the loop says that it can.
