@@ -410,6 +410,10 @@ impl Attendant for Connection {
         self.end_streak();
         cell.is_done()
     }
+
+    fn attend(&self) {
+        self.end_streak();
+    }
 }
 
 impl Link for Connection {

@@ -42,6 +42,13 @@ pub enum PoolError {
         /// What the system said: mostly that somebody else does.
         source: Arc<io::Error>,
     },
+    /// A live node has the name of the queue that this one wanted.
+    NameInUse {
+        /// Which name.
+        name: Arc<str>,
+        /// Process number of that node; 0 if it could not be told.
+        pid: u32,
+    },
     /// Nobody listens there. Nothing was sent.
     Refused {
         /// Where.
@@ -199,6 +206,7 @@ impl fmt::Display for PoolError {
             PoolError::Config(error) => error.fmt(f),
             PoolError::Address(error) => error.fmt(f),
             PoolError::Bind { address, source } => write!(f, "cannot listen at {address}: {source}"),
+            PoolError::NameInUse { name, pid } => write!(f, "the queue {name:?} belongs to a node in process {pid}"),
             PoolError::Refused { peer } => write!(f, "nobody listens at {peer}"),
             PoolError::NoPeer { peer, source } => write!(f, "{peer} cannot be reached: {source}"),
             PoolError::PeerDied { peer } => {

@@ -9,6 +9,7 @@ use super::connection::{Connection, Place};
 use super::encryption::{Certificate, Encryption, Side};
 use super::error::{PoolError, Stage};
 use super::identity::Identity;
+use super::local::Queues;
 use super::message::Message;
 use super::outcome::{Canceller, Cell, Due, Outcome};
 use super::peer::{Link, Outgoing, Peer, Rules, Todo};
@@ -25,7 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// A request that is not answered yet.
@@ -72,6 +73,10 @@ pub(crate) struct Node {
     peers: Mutex<HashMap<Known, Arc<Peer>>>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
+    /// Its queues, if it has any.
+    local: OnceLock<Arc<Queues>>,
+    /// One at a time makes them.
+    is_localizing: Mutex<()>,
     phase: AtomicU8,
     /// Threads inside [`Node::stop`] beside the first.
     has_stopped: (Mutex<bool>, Condvar),
@@ -119,6 +124,8 @@ impl Node {
                 peers: Mutex::default(),
                 connections: Mutex::default(),
                 listeners: Mutex::default(),
+                local: OnceLock::new(),
+                is_localizing: Mutex::default(),
                 phase: AtomicU8::new(phase::RUNNING),
                 has_stopped: Default::default(),
                 encryption,
@@ -126,6 +133,9 @@ impl Node {
                 config,
             }
         });
+        if node.config.queue.is_some() {
+            node.queues()?;
+        }
         node.looper.add(node.clone());
         for socket in sockets {
             let listener = Listener::new(node.clone(), socket);
@@ -160,6 +170,7 @@ impl Node {
             return Outcome::failed(error, message);
         }
         let receipt = message.receipt.take();
+        let is_answer = receipt.is_some();
         let cell = Cell::new(message.identity);
         let now = Instant::now();
         let due = match (how.due, how.is_request) {
@@ -193,6 +204,7 @@ impl Node {
             receipt,
             cell: cell.clone(),
             is_request: how.is_request,
+            is_answer,
             is_nested: workers::is_in_handler(),
             send_by,
             due: how.due,
@@ -255,16 +267,34 @@ impl Node {
         let Some(me) = self.me.upgrade() else { return };
         match &peer.address {
             Address::Ip(address) => tcp::dial(&me, peer, *address),
-            Address::Queue(_) => {
-                let error = PoolError::NoPeer {
-                    peer: peer.address.clone(),
-                    source: Arc::new(std::io::Error::from(std::io::ErrorKind::Unsupported)),
-                };
-                let mut todo = Todo::default();
-                peer.not_connected(&error, &mut todo);
-                self.carry_out(peer, todo);
-            }
+            Address::Queue(_) => match self.queues() {
+                Ok(queues) => queues.connect(&me, peer),
+                Err(error) => {
+                    let mut todo = Todo::default();
+                    peer.not_connected(&error, &mut todo);
+                    self.carry_out(peer, todo);
+                }
+            },
         }
+    }
+
+    /// Its queues, made if it has none: what is sent over a queue is answered over one.
+    fn queues(&self) -> Result<Arc<Queues>, PoolError> {
+        let _one_at_a_time = lock(&self.is_localizing);
+        if let Some(queues) = self.local.get() {
+            return Ok(queues.clone());
+        }
+        let me = self.me.upgrade().ok_or(PoolError::ShuttingDown)?;
+        if self.phase.load(Ordering::Acquire) == phase::STOPPED {
+            return Err(PoolError::ShuttingDown);
+        }
+        let name = match &self.config.queue {
+            Some(name) => name.clone(),
+            None => format!("chirp-{}", self.identity),
+        };
+        let queues = Queues::begin(&me, &name)?;
+        let _ = self.local.set(queues.clone());
+        Ok(queues)
     }
 
     // -------------------------------------------------------------------------------------------------- peers, connections
@@ -455,7 +485,8 @@ impl Node {
         if !self.is_mine() {
             return Err(PoolError::Forked);
         }
-        let is_inside = self.workers.is_mine() || self.looper.is_here();
+        let local = self.local.get();
+        let is_inside = self.workers.is_mine() || self.looper.is_here() || local.is_some_and(|local| local.is_mine());
         let begun = self
             .phase
             .compare_exchange(phase::RUNNING, phase::DRAINING, Ordering::AcqRel, Ordering::Acquire);
@@ -474,11 +505,14 @@ impl Node {
         for connection in self.connections() {
             connection.announce_stop();
         }
+        if let Some(local) = local {
+            local.announce_stop();
+        }
         let me = usize::from(self.workers.is_mine());
         let is_loop = self.looper.is_here();
         // The loop's thread must not wait for what the loop has to do.
         let patience = if is_loop { Deadline::Now } else { *deadline };
-        let is_idle = self.workers.wait_idle(me, &patience);
+        let is_idle = local.is_none_or(|local| local.drain(&patience)) & self.workers.wait_idle(me, &patience);
         while is_idle && !self.is_quiet() && !patience.has_passed() {
             std::thread::sleep(patience.cap(Duration::from_millis(1)));
         }
@@ -491,6 +525,8 @@ impl Node {
         for connection in self.connections() {
             unreleased += connection.release_all();
         }
+        let local = self.local.get();
+        unreleased += local.map_or(0, |local| local.release_all());
         for connection in self.connections() {
             connection.write_out();
             connection.break_off(error.clone());
@@ -502,6 +538,9 @@ impl Node {
             let _ = todo.carry_out();
         }
         self.fail_requests(&error, |_| true);
+        if let Some(local) = local {
+            local.end(&error);
+        }
         self.looper.remove(self.id);
         self.workers.end(me, &patience);
         lock(&self.peers).clear();
@@ -522,6 +561,7 @@ impl Node {
         lock(&self.requests).is_empty()
             && self.peers().iter().all(|peer| peer.is_quiet())
             && self.connections().iter().all(is_silent)
+            && self.local.get().is_none_or(|local| local.is_quiet())
     }
 }
 
@@ -574,6 +614,13 @@ impl Sweep for Node {
 impl Node {
     /// Nobody waits for the answer any more: tells the peer, if it has the request and understands that.
     fn abandon(&self, identity: Identity, cell: &Cell) {
+        if self
+            .local
+            .get()
+            .is_some_and(|local| local.abandon(identity, cell.way()))
+        {
+            return;
+        }
         let connection = lock(&self.connections).get(&cell.way()).cloned();
         if let Some(connection) = connection
             && connection.is_open()

@@ -196,16 +196,29 @@ impl Cell {
         }
     }
 
-    /// Waits until `is_enough`.
-    fn wait(self: &Arc<Self>, deadline: &Deadline, is_enough: impl Fn(&State) -> bool) {
+    /// Has who sleeps look again: it may be its turn to [read](Attendant). `false`: nobody sleeps.
+    pub(crate) fn nudge(&self) -> bool {
+        let mut state = self.lock();
+        state.is_nudged = true;
+        let has_sleepers = state.sleepers > 0;
+        drop(state);
+        if has_sleepers {
+            self.changed.notify_all();
+        }
+        has_sleepers
+    }
+
+    /// Waits for the result, or until `is_enough`.
+    fn wait(self: &Arc<Self>, deadline: &Deadline, is_enough: Option<&dyn Fn(&State) -> bool>) {
         if self.is_done() || matches!(deadline, Deadline::Now) {
             return;
         }
+        let is_over = |state: &State| is_enough.is_some_and(|is_enough| is_enough(state));
         workers::blocked(|| {
             loop {
                 let attendant = {
                     let mut state = self.lock();
-                    if self.is_done.load(Ordering::Relaxed) || is_enough(&state) {
+                    if self.is_done.load(Ordering::Relaxed) || is_over(&state) {
                         return;
                     }
                     state.is_nudged = false;
@@ -214,10 +227,13 @@ impl Cell {
                 if deadline.has_passed() {
                     return;
                 }
-                if attendant.is_some_and(|attendant| attendant.lend(self, deadline)) {
-                    continue;
+                match attendant {
+                    // Who reads, reads until there is a result.
+                    Some(attendant) if is_enough.is_some() => attendant.attend(),
+                    Some(attendant) if attendant.lend(self, deadline) => continue,
+                    _ => {}
                 }
-                self.sleep(deadline, &is_enough);
+                self.sleep(deadline, is_over);
             }
         });
     }
@@ -315,7 +331,7 @@ impl Outcome {
     ///
     /// Why there is no result, and never will be; as often as asked. [`PoolError::Taken`] if it was given away before.
     pub fn wait(&mut self, wait: impl Into<Wait>) -> Result<Option<Message>, PoolError> {
-        self.cell.wait(&Deadline::of(wait.into()), |_| false);
+        self.cell.wait(&Deadline::of(wait.into()), None);
         self.cell.take()
     }
 
@@ -339,7 +355,7 @@ impl Outcome {
     ///
     /// As [`wait`](Outcome::wait). A request that was answered was sent, too.
     pub fn wait_sent(&mut self, wait: impl Into<Wait>) -> Result<bool, PoolError> {
-        self.cell.wait(&Deadline::of(wait.into()), |state| state.is_sent);
+        self.cell.wait(&Deadline::of(wait.into()), Some(&|state| state.is_sent));
         let state = self.cell.lock();
         match &state.result {
             Some(Err(error)) => Err(error.clone()),

@@ -23,6 +23,8 @@ pub(crate) struct Outgoing {
     pub(crate) receipt: Option<Receipt>,
     pub(crate) cell: Arc<Cell>,
     pub(crate) is_request: bool,
+    /// It was received, and goes back.
+    pub(crate) is_answer: bool,
     /// Sent by a handler, which may keep others waiting.
     pub(crate) is_nested: bool,
     /// It must be on its way by then.
@@ -273,6 +275,10 @@ impl Peer {
             }
         }
         todo.due_at(outgoing.send_by);
+        if let Some(link) = &state.link {
+            // Who waits for it may read what it waits for.
+            outgoing.cell.set_attendant(link.clone().as_attendant());
+        }
         state.bytes += size;
         state.queue.push_back(outgoing);
         self.pump(&mut state, todo);

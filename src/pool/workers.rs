@@ -20,7 +20,7 @@ pub(crate) type Work<J> = dyn Fn(J) + Send + Sync;
 const MOST_EXTRA: usize = 512;
 
 /// Somebody whose threads can begin to wait.
-trait Blocks {
+pub(crate) trait Blocks {
     /// The calling thread begins (`true`) or ends to wait.
     fn blocked(&self, is_blocked: bool);
 }
@@ -30,6 +30,11 @@ thread_local! {
     static CREW: RefCell<Option<Box<dyn Blocks>>> = const { RefCell::new(None) };
     /// The slot of the message that this thread handles.
     static SLOT: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+/// This thread runs handlers, and belongs to `crew`.
+pub(crate) fn enlist(crew: Box<dyn Blocks>) {
+    CREW.with(|it| *it.borrow_mut() = Some(crew));
 }
 
 /// Whether this thread runs a handler.
