@@ -11,7 +11,7 @@ use super::stream::Got;
 use super::wire::{Announcement, Decoder, Frame, FrameHeader, FrameKind, Incoming, features, flags};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
 /// Messages read ahead of the slots, and their bytes.
 const AHEAD: usize = 64;
@@ -25,8 +25,9 @@ pub(crate) struct Input {
     ahead_bytes: usize,
     /// The peer has ended its side, or the connection was closed: nothing more is read. What was read is still handed out.
     is_over: bool,
-    /// Those of messages that somebody may still have, to be told that their sender has lost interest.
-    slots: Vec<Arc<Slot>>,
+    /// Those of messages that somebody may still have, to be told that their sender has lost interest. Weak: a slot holds its
+    /// connection.
+    slots: Vec<Weak<Slot>>,
     /// From so many on, those that nobody has any more are forgotten.
     most_slots: usize,
 }
@@ -118,7 +119,11 @@ impl Connection {
     /// Releases all messages that the application holds. Returns how many there were.
     pub(crate) fn release_all(self: &Arc<Self>) -> usize {
         let slots = std::mem::take(&mut self.input().slots);
-        slots.iter().filter(|slot| slot.release()).count()
+        slots
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|slot| slot.release())
+            .count()
     }
 
     /// A slot is free: goes on with what waits for one.
@@ -264,7 +269,8 @@ impl Connection {
 
     /// The peer has lost interest in the answer to this.
     fn cancelled(self: &Arc<Self>, input: &mut Input, head: &FrameHeader, after: &mut After) {
-        let slots = input.slots.iter().filter(|slot| slot.identity == head.identity);
+        let slots = input.slots.iter().filter_map(Weak::upgrade);
+        let slots = slots.filter(|slot| slot.identity == head.identity);
         slots.for_each(|slot| slot.cancel());
         if let Some(at) = input
             .ahead
@@ -361,10 +367,10 @@ impl Connection {
         }
         let receipt = self.receipt(&head);
         if input.slots.len() >= input.most_slots {
-            input.slots.retain(|slot| Arc::strong_count(slot) > 1);
+            input.slots.retain(|slot| slot.strong_count() > 0);
             input.most_slots = 2 * input.slots.len().max(self.node.slots.unsigned_abs());
         }
-        input.slots.push(receipt.slot.clone());
+        input.slots.push(Arc::downgrade(&receipt.slot));
         let mut message = self.message_of(frame);
         message.receipt = Some(receipt);
         if let Err(message) = self.node.dispatch(message) {
