@@ -101,7 +101,7 @@ fn the_process_that_is_killed() {
     let looper = Loop::new().unwrap();
     let handled = AtomicU64::new(0);
     let answer = Arc::new(move |chirp: &Chirp, message: Message| {
-        if handled.fetch_add(1, Ordering::Relaxed) % 3 == 0 {
+        if handled.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
             let question = Message::to(message.peer().clone(), "and you?").unwrap();
             let _ = chirp.request(question).result();
         }
