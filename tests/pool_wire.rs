@@ -1,6 +1,6 @@
-//! What nodes say to each other, byte for byte: the layout, what is refused, and exchanges recorded from the real libchirp.
+//! What nodes say to each other, byte for byte: the layout, what is refused, and what two real libchirps once said.
 //!
-//! Not here: the real libchirp itself (`interop_libchirp.rs`).
+//! Not here: the node, which keeps to all that (`pool_recorded.rs`), and the real libchirp itself (`interop_libchirp.rs`).
 
 #[path = "../fuzz/wire_case.rs"]
 mod wire_case;
@@ -167,100 +167,6 @@ fn recorded_exchanges_mean_what_they_meant_and_are_written_the_same() {
         assert_eq!(decoded(&[&recorded]).unwrap(), means);
         assert_eq!(encoded(&means), recorded);
     }
-}
-
-/// Exchanges recorded from libchirp 1.2.1b3 by `record_exchanges` in `interop_libchirp.rs`.
-const EXCHANGES: &str = include_str!("libchirp/exchanges.txt");
-
-/// A recorded exchange: its title, and in order who spoke ('C' has connected, 'S' has listened) and the bytes.
-struct Exchange {
-    title: &'static str,
-    lines: Vec<(char, Vec<u8>)>,
-}
-
-impl Exchange {
-    /// All that one side said, decoded.
-    fn said_by(&self, who: char) -> Vec<Incoming> {
-        let wire: Vec<u8> = self
-            .lines
-            .iter()
-            .filter(|line| line.0 == who)
-            .flat_map(|line| line.1.clone())
-            .collect();
-        let said = decoded(&[&wire]).unwrap_or_else(|error| panic!("{}: {error}", self.title));
-        assert_eq!(encoded(&said), wire, "{}", self.title);
-        said
-    }
-
-    /// One side's frames, behind its handshake.
-    fn frames_of(&self, who: char) -> Vec<Frame> {
-        let mut said = self.said_by(who).into_iter();
-        assert!(matches!(said.next(), Some(Incoming::Handshake(_))), "{}", self.title);
-        said.map(|incoming| match incoming {
-            Incoming::Frame(frame) => frame,
-            Incoming::Handshake(_) => panic!("{}: a second handshake", self.title),
-        })
-        .collect()
-    }
-}
-
-fn exchanges() -> Vec<Exchange> {
-    let mut all: Vec<Exchange> = vec![];
-    for line in EXCHANGES.lines().skip(3).filter(|line| !line.is_empty()) {
-        match (line.strip_prefix("# "), line.split_once(' ')) {
-            (Some(title), _) => all.push(Exchange { title, lines: vec![] }),
-            (None, Some((who, digits))) => {
-                let who = who.chars().next().expect("C or S");
-                all.last_mut().expect("a title").lines.push((who, bytes(digits)));
-            }
-            _ => panic!("no line of an exchange: {line}"),
-        }
-    }
-    all
-}
-
-#[test]
-fn everything_recorded_keeps_to_the_rules_that_the_node_relies_on() {
-    let exchanges = exchanges();
-    assert_eq!(exchanges.len(), 8);
-    for exchange in &exchanges {
-        for (who, other) in [('C', 'S'), ('S', 'C')] {
-            let (mine, theirs) = (exchange.frames_of(who), exchange.frames_of(other));
-            // Whatever it is, it counts.
-            for pair in mine.windows(2) {
-                assert_eq!(
-                    pair[1].head.serial,
-                    pair[0].head.serial.wrapping_add(1),
-                    "{}",
-                    exchange.title
-                );
-            }
-            // What wants to be acknowledged is, once.
-            for frame in mine.iter().filter(|frame| frame.head.wants_ack()) {
-                let is_its_ack = |ack: &&Frame| ack.head == FrameHeader::ack(frame.head.identity, ack.head.serial);
-                assert_eq!(theirs.iter().filter(is_its_ack).count(), 1, "{}", exchange.title);
-            }
-            let acks = mine.iter().filter(|frame| frame.head.kind() == FrameKind::Ack).count();
-            let wanted = theirs.iter().filter(|frame| frame.head.wants_ack()).count();
-            assert_eq!(acks, wanted, "{}", exchange.title);
-        }
-    }
-    // An answer comes before the acknowledgement of its request, under the same identity.
-    let synchronous = &exchanges[1];
-    let kinds: Vec<FrameKind> = synchronous
-        .frames_of('S')
-        .iter()
-        .map(|frame| frame.head.kind())
-        .collect();
-    assert_eq!(
-        kinds,
-        [FrameKind::Message, FrameKind::Ack, FrameKind::Message, FrameKind::Ack]
-    );
-    // A sign of life stands before the message that it is for.
-    let idle = exchanges[6].frames_of('C');
-    let kinds: Vec<FrameKind> = idle.iter().map(|frame| frame.head.kind()).collect();
-    assert_eq!(kinds, [FrameKind::Message, FrameKind::Noop, FrameKind::Message]);
-    assert_eq!(idle[1].head, FrameHeader::noop(idle[0].head.serial + 1));
 }
 
 #[test]
@@ -456,11 +362,11 @@ fn two_of_ours_know_each_other_and_libchirp_sees_a_sign_of_life() {
     assert_eq!(head.kind(), FrameKind::Noop);
     assert_eq!((head.check(0), head.serial, head.flags), (Ok(()), 17, flags::NOOP));
     assert_eq!(Announcement::from_header(&head), Some(Announcement::OURS));
-    assert!(Announcement::OURS.has(features::FAILED | features::CANCEL | features::STOPPING));
+    assert!(Announcement::OURS.has(features::FAILED | features::CANCEL | features::STOPPING | features::REQUEST));
     assert_eq!(Announcement::from_header(&FrameHeader::noop(17)), None);
     assert_eq!(Announcement::from_header(&FrameHeader { flags: 0, ..head }), None);
     // Its bytes are part of what nodes of other versions have to understand.
-    let written = bytes("f173796e63710d0a 01 000000 00000007 00000011 00000000 0000 04");
+    let written = bytes("f173796e63710d0a 01 000000 0000000f 00000011 00000000 0000 04");
     assert_eq!(head.to_bytes()[..], written);
     // A later version, with features that this one does not know.
     let later = Announcement {

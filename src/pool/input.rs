@@ -6,7 +6,7 @@
 use super::connection::{Connection, stage};
 use super::error::PoolError;
 use super::message::{Message, Receipt, Slot};
-use super::peer::{Peer, Todo};
+use super::peer::{Body, Item, Peer, Todo};
 use super::stream::Got;
 use super::wire::{Announcement, Decoder, Frame, FrameHeader, FrameKind, Incoming, features, flags};
 use std::collections::VecDeque;
@@ -297,14 +297,20 @@ impl Connection {
             self.held_slots.fetch_add(1, Ordering::SeqCst);
             message.receipt = Some(self.receipt(&head));
         }
-        match request.cell.complete(Ok(message)) {
-            Ok(wake) => {
-                after.todo.wakes.push(wake);
-                if request.auto_release && head.wants_ack() {
-                    self.take_frame(FrameHeader::ack(head.identity, 0), None);
-                    after.is_to_flush = true;
-                }
-            }
+        // Who waits may ask again at once. A synchronous libchirp with its one slot taken would not read on behind that, and so not see an
+        // acknowledgement that comes after it.
+        let completed = self.take_after(|| {
+            let completed = request.cell.complete(Ok(message));
+            let is_acked = completed.is_ok() && request.auto_release && head.wants_ack();
+            let ack = is_acked.then(|| Item {
+                head: FrameHeader::ack(head.identity, 0),
+                body: Body::Nothing,
+            });
+            after.is_to_flush |= is_acked;
+            (completed, ack)
+        });
+        match completed {
+            Ok(wake) => after.todo.wakes.push(wake),
             // Too late: its time was over, or it was cancelled, at this very moment.
             Err(Ok(mut message)) => {
                 if let Some(receipt) = message.receipt.take() {

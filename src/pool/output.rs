@@ -230,12 +230,20 @@ impl Connection {
     }
 
     /// Takes an item to be written in its turn, and gives it its serial.
-    pub(crate) fn take_item(&self, mut item: Item) {
-        let Some(place) = self.place.get() else { return };
+    pub(crate) fn take_item(&self, item: Item) {
+        self.take_after(|| ((), Some(item)));
+    }
+
+    /// Does something of which others may learn at once, and takes the item that it asks for, before anything that they then send.
+    pub(crate) fn take_after<T>(&self, act: impl FnOnce() -> (T, Option<Item>)) -> T {
         let mut output = self.output();
-        item.head.serial = place.peer.next_serial();
-        output.pending += item.cost();
-        output.items.push(item);
+        let (result, item) = act();
+        if let (Some(mut item), Some(place)) = (item, self.place.get()) {
+            item.head.serial = place.peer.next_serial();
+            output.pending += item.cost();
+            output.items.push(item);
+        }
+        result
     }
 
     /// As [`take_item`](Connection::take_item), for a message; after a long silence with a sign of life before it, which shows whether
