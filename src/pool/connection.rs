@@ -7,16 +7,16 @@ use super::encryption::Certificate;
 use super::error::{PoolError, Stage};
 use super::identity::Identity;
 use super::input::Input;
+use super::lead::Lead;
 use super::message::{Origin, Slot};
 use super::node::Node;
-use super::outcome::{Attendant, Cell, Due};
+use super::outcome::{Attendant, Due};
 use super::output::Output;
 use super::peer::{Body, Item, Link, Outgoing, Peer, Todo};
 use super::run::{self, Source};
 use super::stream::Stream;
 use super::wire::{Announcement, FrameHeader, Handshake, WireError, features, flags};
 use crate::channel::{ChannelError, Interest};
-use crate::wait::Deadline;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -49,13 +49,15 @@ pub(crate) struct Connection {
     pub(crate) me: Weak<Connection>,
     pub(crate) id: u64,
     pub(crate) node: Arc<Node>,
-    fd: Arc<OwnedFd>,
+    pub(crate) fd: Arc<OwnedFd>,
     pub(crate) stream: Stream,
     pub(crate) remote: SocketAddr,
     /// For whom it was made, where it was made by this node.
     pub(crate) dialed: Option<Arc<Peer>>,
     pub(crate) place: OnceLock<Place>,
     stage: AtomicU8,
+    /// Its peer was told that it can be used.
+    is_opened: AtomicBool,
     /// Its own writer or closer has taken care of what is left.
     is_finished: AtomicBool,
     why: Mutex<Option<PoolError>>,
@@ -69,6 +71,7 @@ pub(crate) struct Connection {
     pub(crate) is_paused: AtomicBool,
     pub(crate) input: Mutex<Input>,
     pub(crate) output: Mutex<Output>,
+    pub(crate) lead: Mutex<Lead>,
     begun: Instant,
     /// When something went over it last, in nanoseconds since `begun`.
     last_used: AtomicU64,
@@ -98,6 +101,7 @@ impl Connection {
             } else {
                 stage::CONNECTING
             }),
+            is_opened: AtomicBool::new(false),
             is_finished: AtomicBool::new(false),
             why: Mutex::new(None),
             features: AtomicU32::new(0),
@@ -107,6 +111,7 @@ impl Connection {
             is_paused: AtomicBool::new(false),
             input: Mutex::new(input),
             output: Mutex::default(),
+            lead: Mutex::default(),
             begun: Instant::now(),
             last_used: AtomicU64::new(0),
         })
@@ -206,6 +211,7 @@ impl Connection {
             .compare_exchange(stage::GREETING, stage::OPEN, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
         if is_open {
+            self.is_opened.store(true, Ordering::Release);
             place.peer.established(self.clone(), todo);
         }
     }
@@ -248,7 +254,7 @@ impl Connection {
         self.node.forget(self.id);
         self.node.fail_requests(&why, |cell| cell.way() == self.id);
         if let Some(peer) = peer {
-            if self.place.get().is_none() {
+            if !self.is_opened.load(Ordering::Acquire) && self.dialed.is_some() {
                 peer.not_connected(&self.why_not(why), &mut todo);
             }
             self.node.carry_out(peer, todo);
@@ -325,7 +331,10 @@ impl Connection {
                     return None;
                 }
                 let idle_due = now + limit.saturating_sub(idle).max(limit / 8);
-                Some(write_due.map_or(idle_due, |due| due.min(idle_due)))
+                [write_due, self.sweep_lease(now), Some(idle_due)]
+                    .into_iter()
+                    .flatten()
+                    .min()
             }
             stage::CLOSED => None,
             _ => {
@@ -377,7 +386,7 @@ impl Source for Connection {
             stage::CLOSED => None,
             stage::CONNECTING => Some(Interest::WRITE),
             _ => Some(Interest {
-                readable: !self.is_paused.load(Ordering::Acquire),
+                readable: !self.is_paused.load(Ordering::Acquire) && !self.is_leased(),
                 writable: self.is_output_blocked(),
             }),
         }
@@ -402,17 +411,6 @@ impl Source for Connection {
 
     fn id(&self) -> u64 {
         self.id
-    }
-}
-
-impl Attendant for Connection {
-    fn lend(&self, cell: &Arc<Cell>, _deadline: &Deadline) -> bool {
-        self.end_streak();
-        cell.is_done()
-    }
-
-    fn attend(&self) {
-        self.end_streak();
     }
 }
 

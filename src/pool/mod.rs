@@ -13,6 +13,7 @@ mod encryption;
 mod error;
 mod identity;
 mod input;
+mod lead;
 mod local;
 mod message;
 mod node;

@@ -9,6 +9,7 @@ use super::message::Message;
 use super::workers;
 use crate::wait::{Deadline, Wait};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -54,7 +55,14 @@ struct State {
     sleepers: u32,
     is_nudged: bool,
     attendant: Option<Arc<dyn Attendant>>,
+    /// Rung when it is done, by whom but the thread that reads for it.
+    bell: Option<Arc<OwnedFd>>,
     canceller: Option<Weak<dyn Canceller>>,
+}
+
+thread_local! {
+    /// The cell that this thread reads for, by its address.
+    static READS_FOR: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// Looks at the result before a thread goes to sleep, where another processor may be bringing it about.
@@ -129,13 +137,42 @@ impl Cell {
     fn done(&self, mut state: MutexGuard<'_, State>) -> Wake {
         state.attendant = None;
         let waker = state.waker.take();
+        let bell = state.bell.take();
         let has_sleepers = state.sleepers > 0;
         self.is_done.store(true, Ordering::Release);
         drop(state);
         if has_sleepers {
             self.changed.notify_all();
         }
+        if let Some(bell) = bell
+            && READS_FOR.get() != self.address()
+        {
+            let _ = rustix::io::write(&bell, &1u64.to_ne_bytes());
+        }
         Wake(waker)
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// The calling thread reads for this one, asleep on more than a cell can reach: `bell` is rung when another thread brings the result. `false`:
+    /// that has happened already.
+    pub(crate) fn set_bell(&self, bell: &Arc<OwnedFd>) -> bool {
+        let mut state = self.lock();
+        if self.is_done() {
+            return false;
+        }
+        state.bell = Some(bell.clone());
+        READS_FOR.set(self.address());
+        true
+    }
+
+    pub(crate) fn unset_bell(&self) {
+        READS_FOR.set(0);
+        if !self.is_done() {
+            self.lock().bell = None;
+        }
     }
 
     /// It has failed. Nothing if there is a result already.
@@ -236,6 +273,11 @@ impl Cell {
                 self.sleep(deadline, is_over);
             }
         });
+    }
+
+    /// Sleeps until there is a result, there is another [attendant](Cell::set_attendant), or the deadline has passed.
+    pub(crate) fn park(&self, deadline: &Deadline) {
+        self.sleep(deadline, |_| false);
     }
 
     fn sleep(&self, deadline: &Deadline, is_enough: impl Fn(&State) -> bool) {
