@@ -1,8 +1,6 @@
 //! Our node and the real libchirp (the Python package, its pool and its queue), in both directions.
 //!
-//! What libchirp says was recorded as well, by `record_exchanges` here, and is checked in `pool_wire.rs` wherever the package is missing.
-
-#![cfg(feature = "pool")]
+//! What libchirp says was recorded as well, by `interop_libchirp_record.rs`, and is checked in `pool_recorded.rs` wherever the package is missing.
 
 #[path = "support/libchirp.rs"]
 mod libchirp;
@@ -10,85 +8,19 @@ mod libchirp;
 mod python;
 mod support;
 
-use libchirp::{Libchirp, free_port, pattern, pool, python, queue};
-use serde_json::{Value, json};
-use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use libchirp::{
+    MODES, SECONDS, SIZES, V4, V6, collecting, connections, echo, free_port, message, order, ours, patience, pattern,
+    plain, pool, python, queue, quiet, with,
+};
+use serde_json::json;
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
-use support::{Watchdog, eventually, watchdog};
-use syncq::pool::{Chirp, Config, Handler, Loop, Message, PoolError, Stage};
-
-const SECONDS: Duration = Duration::from_secs(20);
-
-const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
-const MODES: [(bool, bool); 4] = [(true, true), (true, false), (false, true), (false, false)];
-
-fn patience() -> Watchdog {
-    watchdog(SECONDS * 6)
-}
-
-fn plain(is_synchronous: bool) -> Config {
-    Config::new()
-        .port(0)
-        .disable_encryption(true)
-        .synchronous(is_synchronous)
-}
-
-/// A node of ours on a loop of its own.
-fn ours(config: Config, handler: impl Handler) -> Chirp {
-    let looper = Loop::new().unwrap();
-    Chirp::new(&looper, config, handler).unwrap()
-}
-
-fn quiet(_: &Chirp, _: Message) {}
-
-fn echo(chirp: &Chirp, message: Message) {
-    chirp.send(message);
-}
-
-/// A handler that hands all messages to the test.
-fn collecting() -> (impl Handler, mpsc::Receiver<Message>) {
-    let (to, from) = mpsc::channel();
-    let to = Mutex::new(to);
-    let handler = move |_: &Chirp, message: Message| {
-        let _ = to.lock().unwrap().send(message);
-    };
-    (handler, from)
-}
-
-fn message(ip: IpAddr, theirs: &Libchirp, data: impl Into<Vec<u8>>) -> Message {
-    Message::to((ip, theirs.port), data).unwrap()
-}
-
-/// An order to send or ask our node something.
-fn order(what: &str, ip: IpAddr, ours: &Chirp) -> Value {
-    json!({"do": what, "address": ip.to_string(), "port": ours.port()})
-}
-
-fn with(mut order: Value, more: Value) -> Value {
-    let Value::Object(more) = more else { panic!("an object") };
-    order.as_object_mut().expect("an object").extend(more);
-    order
-}
+use support::eventually;
+use syncq::pool::{Chirp, Message, PoolError, Stage};
 
 // ------------------------------------------------------------------------------------------------------- requests
-
-/// Around every border: what fits into libchirp's message itself, one read, one TLS record; the longest header.
-const SIZES: [(usize, usize); 9] = [
-    (0, 0),
-    (0, 1),
-    (1, 0),
-    (32, 1024),
-    (33, 1025),
-    (255, 65_536 - 27),
-    (65_535, 0),
-    (65_535, 70_000),
-    (100, 4 << 20),
-];
 
 #[test]
 fn our_requests_are_answered_by_libchirp_in_all_modes_and_sizes_over_both_families() {
@@ -423,19 +355,6 @@ fn more_than_libchirp_takes_is_refused_and_the_next_message_goes_through() {
 
 // ------------------------------------------------------------------------------------------------------- coming and going
 
-/// Established TCP connections with this local port.
-fn connections(port: u16) -> usize {
-    let lines = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
-    let is_one = |line: &&str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        fields
-            .get(1)
-            .is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
-            && fields.get(3) == Some(&"01")
-    };
-    lines.iter().flat_map(|text| text.lines()).filter(is_one).count()
-}
-
 #[test]
 fn connections_that_libchirp_collects_are_made_anew_when_they_are_needed() {
     let Some(python) = python() else { return };
@@ -571,135 +490,4 @@ fn a_silent_port_and_a_refused_one_are_told_apart() {
         "{error:?}"
     );
     us.stop(SECONDS).unwrap();
-}
-
-// ------------------------------------------------------------------------------------------------------- recording
-
-/// What went over a connection, in order: who spoke, and the bytes.
-type Heard = Arc<Mutex<Vec<(char, Vec<u8>)>>>;
-
-/// Stands between a libchirp node that connects (C) and one that listens at 127.0.0.1 (S), and writes down what they say. It has to
-/// listen at the port that S has, and so does at another address of the loopback.
-fn overhear(port: u16) -> Heard {
-    let heard = Heard::default();
-    let listener = TcpListener::bind(("127.0.0.3", port)).expect("an address of the loopback");
-    let words = heard.clone();
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let client = client.expect("a connection");
-            let server = TcpStream::connect(("127.0.0.1", port)).expect("the node that listens");
-            let ways = [
-                ('C', client.try_clone().unwrap(), server.try_clone().unwrap()),
-                ('S', server, client),
-            ];
-            for (who, mut from, mut to) in ways {
-                let words = words.clone();
-                std::thread::spawn(move || {
-                    let mut buffer = [0; 65536];
-                    while let Ok(length @ 1..) = from.read(&mut buffer) {
-                        let mut words = words.lock().unwrap();
-                        words.push((who, buffer[..length].to_vec()));
-                        if to.write_all(&buffer[..length]).is_err() {
-                            break;
-                        }
-                    }
-                    let _ = to.shutdown(Shutdown::Both);
-                });
-            }
-        }
-    });
-    heard
-}
-
-/// As lines of hexadecimal digits: what one side says until the other one speaks, cut into handshake and frames.
-fn written(heard: &Heard) -> String {
-    let words = heard.lock().unwrap();
-    let mut out = String::new();
-    for (who, bytes) in &*words {
-        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(out, "{who} {digits}").unwrap();
-    }
-    out
-}
-
-#[test]
-#[ignore = "writes the exchanges that pool_wire.rs checks; only to record them anew: cargo test --features pool --test interop_libchirp -- --ignored record_exchanges"]
-fn record_exchanges() {
-    let python = python().expect("the real libchirp");
-    let _watchdog = watchdog(SECONDS * 9);
-    let mut text = String::from(
-        "# What two nodes of libchirp 1.2.1b3 said to each other, recorded by record_exchanges in tests/interop_libchirp.rs.\n\
-         # C has connected, S has listened. A line is what one of them said at once, in hexadecimal digits.\n",
-    );
-    let mut record = |title: &str, client: libchirp::Wish, server: libchirp::Wish, orders: &[serde_json::Value]| {
-        let port = free_port();
-        let mut server = server
-            .with("BIND_V4", "127.0.0.1")
-            .with("BIND_V6", "::1")
-            .port(port)
-            .start(&python);
-        let mut client = client.start(&python);
-        let heard = overhear(port);
-        for order in orders {
-            let mut order = order.clone();
-            if let Some(pause) = order["pause"].as_f64() {
-                std::thread::sleep(Duration::from_secs_f64(pause));
-                continue;
-            }
-            if order["who"] == "S" {
-                server.must(order);
-                continue;
-            }
-            order["address"] = json!("127.0.0.3");
-            order["port"] = json!(port);
-            client.must(order);
-        }
-        // The last acknowledgement comes after the answer.
-        std::thread::sleep(Duration::from_millis(300));
-        write!(text, "\n# {title}\n{}", written(&heard)).unwrap();
-    };
-    let hello = json!({"do": "request", "text": "hello"});
-    for (title, client, server) in [
-        ("request: synchronous, echo asynchronous", true, false),
-        ("request: synchronous, echo synchronous", true, true),
-        ("request: asynchronous, echo asynchronous", false, false),
-        ("request: asynchronous, echo synchronous", false, true),
-    ] {
-        record(
-            title,
-            pool("note", client),
-            pool("echo", server),
-            &[hello.clone(), hello.clone()],
-        );
-    }
-    let send = json!({"do": "send", "text": "one way", "header": 5});
-    record(
-        "send: synchronous, two messages with a header",
-        pool("note", true),
-        pool("note", true),
-        &[send.clone(), send.clone()],
-    );
-    record(
-        "send: asynchronous, three messages at once, and an empty one",
-        pool("note", false),
-        pool("note", false),
-        &[
-            json!({"do": "send_many", "count": 3, "size": 3}),
-            json!({"do": "send", "text": ""}),
-        ],
-    );
-    record(
-        "sign of life: a message after 3.3 s where connections are reused for 4 s",
-        pool("note", true).with("REUSE_TIME", 4.0).with("TIMEOUT", 1.0),
-        pool("note", true).with("REUSE_TIME", 4.0).with("TIMEOUT", 1.0),
-        &[send.clone(), json!({"pause": 3.3}), send.clone()],
-    );
-    record(
-        "queue: a message taken and answered, synchronous",
-        queue(true),
-        pool("echo", true),
-        std::slice::from_ref(&hello),
-    );
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/libchirp/exchanges.txt");
-    std::fs::write(path, text).unwrap();
 }

@@ -49,7 +49,7 @@ fn encoded(incoming: &[Incoming]) -> Vec<u8> {
     out
 }
 
-/// Exchanges recorded from libchirp 1.2.1b3 by `record_exchanges` in `interop_libchirp.rs`.
+/// Exchanges recorded from libchirp 1.2.1b3 by `interop_libchirp_record.rs`.
 const EXCHANGES: &str = include_str!("libchirp/exchanges.txt");
 
 /// A recorded exchange: its title, and in order who spoke ('C' has connected, 'S' has listened) and the bytes.

@@ -1,4 +1,4 @@
-//! Nodes of the real libchirp, the Python package of 2018, as peers of a test: its environment, and how it is told what to do.
+//! Nodes of the real libchirp, the Python package of 2018, as peers of a test: its environment, how it is told what to do, and nodes of ours beside it.
 //!
 //! Not here: what a node does with that (`tests/libchirp/peer.py`). A test that wants one says `mod support;`, `mod python;` (see `python.rs`) and
 //! `#[path = "support/libchirp.rs"] mod libchirp;`.
@@ -6,8 +6,12 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use super::python::{Environment, Peer, Wanted, environment};
+use super::support::{Watchdog, watchdog};
 use serde_json::{Value, json};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+use syncq::pool::{Chirp, Config, Handler, Loop, Message};
 
 /// The newest version there is. It is compiled here, and needs two things for that: the headers of libuv, and a call of OpenSSL 1 taken out that
 /// OpenSSL 3 no longer has (the module would not load). pip's cache may hold one that was compiled without.
@@ -94,7 +98,7 @@ impl Wish {
                 return Libchirp { peer, port, identity };
             }
             // It has no port 0: somebody was faster.
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         panic!("no port for libchirp");
     }
@@ -162,4 +166,88 @@ impl Libchirp {
 /// The bytes that the peer makes of a size and a seed.
 pub fn pattern(size: usize, seed: usize) -> Vec<u8> {
     (0..size).map(|i| ((i % (251 * 4) * 7 + seed) % 251) as u8).collect()
+}
+
+// ------------------------------------------------------------------------------------------------------- ours beside them
+
+/// Around every border: what fits into libchirp's message itself, one read, one TLS record; the longest header.
+pub const SIZES: [(usize, usize); 9] = [
+    (0, 0),
+    (0, 1),
+    (1, 0),
+    (32, 1024),
+    (33, 1025),
+    (255, 65_536 - 27),
+    (65_535, 0),
+    (65_535, 70_000),
+    (100, 4 << 20),
+];
+
+pub const SECONDS: Duration = Duration::from_secs(20);
+
+pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+pub const MODES: [(bool, bool); 4] = [(true, true), (true, false), (false, true), (false, false)];
+
+/// For all that one test does.
+pub fn patience() -> Watchdog {
+    watchdog(SECONDS * 6)
+}
+
+/// A configuration of ours.
+pub fn plain(is_synchronous: bool) -> Config {
+    Config::new()
+        .port(0)
+        .disable_encryption(true)
+        .synchronous(is_synchronous)
+}
+
+/// A node of ours on a loop of its own.
+pub fn ours(config: Config, handler: impl Handler) -> Chirp {
+    let looper = Loop::new().unwrap();
+    Chirp::new(&looper, config, handler).unwrap()
+}
+
+pub fn quiet(_: &Chirp, _: Message) {}
+
+pub fn echo(chirp: &Chirp, message: Message) {
+    chirp.send(message);
+}
+
+/// A handler that hands all messages to the test.
+pub fn collecting() -> (impl Handler, mpsc::Receiver<Message>) {
+    let (to, from) = mpsc::channel();
+    let to = Mutex::new(to);
+    let handler = move |_: &Chirp, message: Message| {
+        let _ = to.lock().unwrap().send(message);
+    };
+    (handler, from)
+}
+
+pub fn message(ip: IpAddr, theirs: &Libchirp, data: impl Into<Vec<u8>>) -> Message {
+    Message::to((ip, theirs.port), data).unwrap()
+}
+
+/// An order to send or ask our node something.
+pub fn order(what: &str, ip: IpAddr, ours: &Chirp) -> Value {
+    json!({"do": what, "address": ip.to_string(), "port": ours.port()})
+}
+
+pub fn with(mut order: Value, more: Value) -> Value {
+    let Value::Object(more) = more else { panic!("an object") };
+    order.as_object_mut().expect("an object").extend(more);
+    order
+}
+
+/// Established TCP connections with this local port.
+pub fn connections(port: u16) -> usize {
+    let lines = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let is_one = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields
+            .get(1)
+            .is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
+            && fields.get(3) == Some(&"01")
+    };
+    lines.iter().flat_map(|text| text.lines()).filter(is_one).count()
 }
