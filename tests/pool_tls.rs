@@ -147,6 +147,34 @@ fn what_is_missing_or_wrong_in_the_file_is_said() {
 }
 
 #[test]
+fn the_commands_of_the_documentation_make_a_file_that_is_good() {
+    let page = include_str!("../docs/pool-tls.md");
+    let commands = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = folder("recipe");
+    // And one as it comes out without extensions: of version 1.
+    let commands = format!(
+        "{commands}\nopenssl x509 -req -in node1.csr -CA ca.crt -CAkey ca.key -days 365 -out plain.crt\n\
+         cat node1.key plain.crt ca.crt > plain.pem"
+    );
+    let mut shell = std::process::Command::new("sh");
+    let made = shell.args(["-ec", &commands]).current_dir(&folder.0).output().unwrap();
+    if !made.status.success() {
+        let why = String::from_utf8_lossy(&made.stderr);
+        assert!(std::env::var_os("CI").is_none(), "the openssl command is needed: {why}");
+        eprintln!("SKIPPED: the commands of docs/pool-tls.md: {why}");
+        return;
+    }
+    let node = TlsIdentity::from_pem_file(folder.0.join("node1.pem")).unwrap();
+    let _watchdog = minute();
+    talk(&node, &node);
+    // Newer versions of the command make version 3 then as well.
+    if let Err(error) = TlsIdentity::from_pem_file(folder.0.join("plain.pem")) {
+        assert!(matches!(error, TlsError::BadCertificate { .. }), "{error}");
+        assert!(error.to_string().contains("UnsupportedCertVersion"), "{error}");
+    }
+}
+
+#[test]
 fn two_nodes_talk_and_know_each_other_by_key() {
     let _watchdog = minute();
     let authority = Authority::new("authority");
