@@ -8,7 +8,6 @@ mod address;
 mod chirp;
 mod config;
 mod connection;
-#[allow(dead_code, reason = "joined with the node by the next commit")]
 mod encryption;
 mod error;
 mod identity;
