@@ -230,13 +230,18 @@ fn every_request_ends_when_the_node_that_is_asked_is_killed() {
 }
 
 #[cfg(feature = "tls")]
-#[test]
-fn so_it_does_over_encrypted_connections() {
-    let _watchdog = watchdog(120 * SECOND);
+fn encrypted_storm(kills: u64, seed: u64) {
     let folder = support::folder("kill");
     let path = folder.0.join("node.pem");
     std::fs::write(&path, certificates::Authority::new("authority").issue("node").pem()).unwrap();
-    storm(6, 0x0123_4567_89ab_cdef, Some(&path));
+    storm(kills, seed, Some(&path));
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn so_it_does_over_encrypted_connections() {
+    let _watchdog = watchdog(120 * SECOND);
+    encrypted_storm(6, 0x0123_4567_89ab_cdef);
 }
 
 #[test]
@@ -244,4 +249,12 @@ fn so_it_does_over_encrypted_connections() {
 fn a_thousand_kills() {
     let _watchdog = watchdog(1800 * SECOND);
     storm(1000, 0x2545_f491_4f6c_dd1d, None);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+#[ignore = "a soak of minutes: cargo test --release --all-features --test pool_kill -- --ignored --nocapture encrypted"]
+fn a_thousand_kills_over_encrypted_connections() {
+    let _watchdog = watchdog(1800 * SECOND);
+    encrypted_storm(1000, 0x2545_f491_4f6c_dd1d);
 }

@@ -323,12 +323,13 @@ const TIMEOUT: Duration = SECOND;
 /// Ten times what a message may take at most: that is a connection, and then as long to be released.
 const LIMIT: Duration = Duration::from_secs(30);
 
-fn run(seed: u64, steps: usize) -> [usize; 2] {
+fn run(seed: u64, steps: usize, usual: &Config) -> [usize; 2] {
     let mut random = Random(seed);
     let synchronous = [random.is(2), random.is(2)];
     let may_cut = random.is(2);
     let config = |synchronous| {
-        plain()
+        usual
+            .clone()
             .synchronous(synchronous)
             .timeout(TIMEOUT)
             .reuse_time(3 * TIMEOUT)
@@ -429,6 +430,8 @@ fn run(seed: u64, steps: usize) -> [usize; 2] {
                         Target::Echo,
                         PoolError::PeerDied { .. } | PoolError::TimedOut { .. } | PoolError::NoPeer { .. },
                     ) => has_cut,
+                    // Cut in the middle of the handshake.
+                    (Target::Wire | Target::Echo, PoolError::Tls { .. }) => has_cut && usual.always_encrypt,
                     _ => false,
                 };
                 assert!(is_fitting, "{error:?}: {}", what());
@@ -481,7 +484,7 @@ fn fuzz(random: &mut Random, port: u16) {
 }
 
 /// Some runs at a time: they mostly wait.
-fn runs(seeds: std::ops::Range<u64>, steps: usize) {
+fn runs(seeds: std::ops::Range<u64>, steps: usize, usual: &Config) {
     let next = AtomicU64::new(seeds.start);
     let ends = Mutex::new([0, 0]);
     std::thread::scope(|scope| {
@@ -492,7 +495,7 @@ fn runs(seeds: std::ops::Range<u64>, steps: usize) {
                     if seed >= seeds.end {
                         return;
                     }
-                    let [good, bad] = run(seed * 0x9e37_79b9 + 1, steps);
+                    let [good, bad] = run(seed * 0x9e37_79b9 + 1, steps, usual);
                     let mut ends = ends.lock().unwrap();
                     *ends = [ends[0] + good, ends[1] + bad];
                 }
@@ -507,12 +510,35 @@ fn runs(seeds: std::ops::Range<u64>, steps: usize) {
 #[test]
 fn every_send_and_request_has_one_end_in_its_time_whatever_happens() {
     let _watchdog = watchdog(240 * SECOND);
-    runs(1..21, 40);
+    runs(1..21, 40, &plain());
 }
 
 #[test]
 #[ignore = "a soak of minutes: cargo test --release --all-features --test pool_stateful -- --ignored --nocapture"]
 fn five_hundred_random_runs() {
     let _watchdog = watchdog(3600 * SECOND);
-    runs(1000..1500, 80);
+    runs(1000..1500, 80, &plain());
+}
+
+/// Encrypted everywhere.
+#[cfg(feature = "tls")]
+fn encrypted(folder: &support::Folder) -> Config {
+    let path = folder.0.join("node.pem");
+    std::fs::write(&path, certificates::Authority::new("authority").issue("node").pem()).unwrap();
+    Config::new().port(0).cert_chain_pem(path).always_encrypt(true)
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn so_it_has_over_encrypted_connections() {
+    let _watchdog = watchdog(240 * SECOND);
+    runs(31..43, 40, &encrypted(&support::folder("stateful")));
+}
+
+#[cfg(feature = "tls")]
+#[test]
+#[ignore = "a soak of minutes: cargo test --release --all-features --test pool_stateful -- --ignored --nocapture"]
+fn two_hundred_random_runs_over_encrypted_connections() {
+    let _watchdog = watchdog(3600 * SECOND);
+    runs(2000..2200, 80, &encrypted(&support::folder("stateful")));
 }
