@@ -1,10 +1,18 @@
 //! What the pool's nodes cost over TCP: a request and its answer next to a bare blocking ping-pong over the same kind of socket and one hand-over
-//! between threads; and a stream of messages one way.
+//! between threads, and next to libchirp's own Python pool; and a stream of messages one way.
 //!
 //! `cargo bench --features pool --bench pool` does all; `-- answer` or `-- stream` one part. The peer is another process. Rounds of what is compared take
 //! turns; printed are the median and the 10th to 90th percentile. For other tools there are plain runs: `-- requests N` makes that many requests,
 //! `-- messages N` sends that many messages one way (`strace -f -c`, `perf stat`).
 
+#[path = "../tests/support/libchirp.rs"]
+mod libchirp;
+#[path = "../tests/support/python.rs"]
+mod python;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -233,6 +241,44 @@ impl Client {
 
 // -------------------------------------------------------------------------------------------------------------- answers
 
+/// Two pools of the real libchirp, in Python, of which one asks the other.
+struct Theirs {
+    asking: libchirp::Libchirp,
+    answering: libchirp::Libchirp,
+    /// Answers that came before it had begun to wait, and so were lost.
+    lost: usize,
+}
+
+impl Theirs {
+    /// `None`, with a word about it, where the package cannot be had.
+    fn start() -> Option<Theirs> {
+        let python = libchirp::python()?;
+        let mut theirs = Theirs {
+            answering: libchirp::pool("bounce", false).start(&python),
+            asking: libchirp::pool("note", false).with("TIMEOUT", 0.5).start(&python),
+            lost: 0,
+        };
+        theirs.requests(100);
+        Some(theirs)
+    }
+
+    /// The median, in microseconds.
+    fn requests(&mut self, count: usize) -> f64 {
+        let (address, port) = ("127.0.0.1", self.answering.port);
+        let order =
+            json!({"do": "requests", "count": count, "size": SIZE, "its_own": true, "address": address, "port": port});
+        loop {
+            let said = self.asking.ask(order.clone());
+            if let Some(seconds) = said["median"].as_f64() {
+                return seconds * 1e6;
+            }
+            assert_eq!(said["error"], "TimeoutError", "{said}");
+            self.lost += 1;
+            assert!(self.lost < 1000, "it loses them all");
+        }
+    }
+}
+
 /// Blocking reads and writes of as many bytes, and nothing else.
 fn bare(stream: &mut TcpStream, count: usize) -> Vec<f64> {
     let mut buffer = [b'x'; ON_WIRE];
@@ -284,8 +330,11 @@ fn answer() {
     let client = Client::new(&echo, true);
     let synchronous = Peer::start("echo-synchronous");
     let synchronous = (Client::with(&synchronous, true, config()), synchronous);
+    let mut theirs = Theirs::start();
+    let mut libchirp = Vec::new();
     let mut samples = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
+        libchirp.extend(theirs.as_mut().map(|theirs| theirs.requests(REQUESTS / 10)));
         samples[0].push(median(bare(&mut socket, REQUESTS)));
         samples[1].push(median(hand_over(REQUESTS)));
         samples[2].push(median(client.requests(REQUESTS)));
@@ -300,6 +349,14 @@ fn answer() {
         "  ratio to ping-pong and one hand-over: {:.2}",
         ours / (bare + hand_over)
     );
+    if let Some(theirs) = theirs {
+        let libchirp = print("request and answer, libchirp's Python pool", libchirp, "us");
+        println!(
+            "  ours in its time: {:.1}; answers that it lost: {}",
+            libchirp / ours,
+            theirs.lost
+        );
+    }
 }
 
 // --------------------------------------------------------------------------------------------------------------- streams

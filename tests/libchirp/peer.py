@@ -1,6 +1,7 @@
 """A node of the real libchirp, told what to do by lines of JSON on its standard input, and answering each with one line.
 
-Its only argument is a JSON object: port, flavour ("pool" or "queue"), behaviour of a pool's handler ("echo", "note", "hold", "slow", "raise"),
+Its only argument is a JSON object: port, flavour ("pool" or "queue"), behaviour of a pool's handler ("echo", "bounce" which is an echo
+without more, "note", "hold", "slow", "raise"),
 config (options of libchirp by name), workers.
 """
 import hashlib
@@ -60,8 +61,11 @@ if settings["flavour"] == "pool":
 
     class Node(Chirp):
         def handler(self, message):
-            seen.note(message)
             behaviour = settings["behaviour"]
+            if behaviour == "bounce":
+                self.send(message).result()
+                return
+            seen.note(message)
             if behaviour in ("echo", "slow"):
                 if behaviour == "slow":
                     time.sleep(settings["delay"])
@@ -148,11 +152,13 @@ def obey(order):
         answer = future.result(limit(order))
         return dict(described(answer), asked=message.identity.hex(), took=time.monotonic() - start)
     if what == "requests":
+        # Its own way of asking is what is measured, where something is.
+        ask = node.request if order.get("its_own") else asked
         took = []
         for i in range(order["count"]):
-            start = time.monotonic()
             message = made(dict(order, seed=i))
-            answer = asked(message).result(limit(order))
+            start = time.monotonic()
+            answer = ask(message).result(limit(order))
             took.append(time.monotonic() - start)
             if answer.data != pattern(order.get("size", 0), i) or answer.header != message.header:
                 return {"error": "Wrong", "text": "another answer than what was asked, at %d" % i}
