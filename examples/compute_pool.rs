@@ -313,6 +313,10 @@ fn run(folder: &Path) -> Result<()> {
             return Err(format!("{} ended with {status:?}", worker.name).into());
         }
     }
+    // What a node leaves that is killed, its next start would remove. There will be none.
+    if !Chirp::remove_queues(&victim.name)? {
+        return Err("the killed worker's queues are gone already".into());
+    }
     report(&files, &board, &ends, took)
 }
 

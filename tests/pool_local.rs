@@ -54,15 +54,43 @@ fn collecting() -> (impl Handler, mpsc::Receiver<Message>) {
 }
 
 /// A node in a process of its own, that is there for as long as it is not killed. `ready` is raised when it can be asked.
-fn forked_node(config: Config, ready: &SharedWord, handler: impl Handler) -> support::Child {
-    forked(|| {
+fn forked_node(config: Config, ready: &SharedWord, handler: impl Handler) -> ForkedNode {
+    let name = config.queue.clone().unwrap();
+    let child = forked(|| {
         let looper = Loop::new().unwrap();
         let _node = node(&looper, config, handler);
         ready.raise();
         loop {
             std::thread::sleep(SECOND);
         }
-    })
+    });
+    ForkedNode {
+        child: Some(child),
+        name,
+    }
+}
+
+struct ForkedNode {
+    child: Option<support::Child>,
+    name: String,
+}
+
+impl ForkedNode {
+    fn child(&self) -> &support::Child {
+        self.child.as_ref().expect("not killed yet")
+    }
+
+    fn kill(&mut self) {
+        self.child.take().expect("not killed yet").kill();
+    }
+}
+
+impl Drop for ForkedNode {
+    fn drop(&mut self) {
+        drop(self.child.take());
+        // In use where the test has started the node anew.
+        let _ = Chirp::remove_queues(&self.name);
+    }
 }
 
 fn queues_called(name: &str) -> Vec<String> {
@@ -600,7 +628,7 @@ fn a_killed_node_is_an_error_for_whoever_waits_for_it_and_its_next_start_serves(
         let held = client.request(to("hold"));
         let also = client.request(to("hold"));
         let begun = Instant::now();
-        child.kill_unreaped();
+        child.child().kill_unreaped();
         for outcome in [held, also] {
             let error = outcome.result().unwrap_err();
             assert!(
@@ -615,7 +643,9 @@ fn a_killed_node_is_an_error_for_whoever_waits_for_it_and_its_next_start_serves(
         assert!(matches!(error, PoolError::Refused { .. }), "{error}");
         // Its queues are still there; what is in them is not for the next one.
         assert_eq!(queues_called(&name).len(), 2);
+        assert!(synchronous || Chirp::remove_queues(&name).unwrap());
         let again = node(&looper, theirs, echo);
+        assert!(matches!(Chirp::remove_queues(&name), Err(PoolError::NameInUse { .. })));
         let answer = client.request(to("hello again")).result().unwrap();
         assert_eq!(answer.data(), b"hello again");
         assert_ne!(answer.remote_identity(), first.remote_identity());
@@ -630,7 +660,7 @@ fn what_a_killed_node_had_not_read_is_dropped_by_its_next_start() {
     let ready = SharedWord::new();
     let theirs = config().synchronous(false).auto_release(false).max_slots(1);
     let name = theirs.queue.clone().unwrap();
-    let child = forked_node(theirs.clone(), &ready, |_: &Chirp, _message: Message| {
+    let mut child = forked_node(theirs.clone(), &ready, |_: &Chirp, _message: Message| {
         std::thread::sleep(60 * SECOND)
     });
     ready.wait_for(1);
@@ -673,7 +703,7 @@ fn a_stopped_process_delays_nobody_but_those_who_ask_it() {
     let other = node(&looper, config(), echo);
     let to_stopped = || Message::to(&format!("queue:{name}"), "asleep").unwrap();
     client.request(to_stopped()).result().unwrap();
-    child.signal(Signal::SIGSTOP);
+    child.child().signal(Signal::SIGSTOP);
     let short = SendOptions::new().within(Duration::from_millis(300));
     let asked = client.request_with(to_stopped(), short);
     for n in 0..100 {
@@ -697,7 +727,7 @@ fn a_stopped_process_delays_nobody_but_those_who_ask_it() {
         ),
         "{error}"
     );
-    child.signal(Signal::SIGCONT);
+    child.child().signal(Signal::SIGCONT);
     // It was cancelled there before it was begun, or it is answered late; whichever comes first.
     let _ = late.recv_timeout(Duration::from_millis(200));
     assert_eq!(client.request(to_stopped()).result().unwrap().data(), b"asleep");

@@ -209,6 +209,16 @@ impl Chirp {
         &self.node.config
     }
 
+    /// Removes the queues of a node that was killed, for those who know that it will not be started again: its next start would remove them
+    /// as well. Says whether there were any.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::NameInUse`] if a live node has that name; [`PoolError::Queue`].
+    pub fn remove_queues(name: &str) -> Result<bool, PoolError> {
+        super::local::remove(name)
+    }
+
     /// Sends a message. The outcome is the message itself: once the peer has released it (synchronous), or the operating system has it
     /// (asynchronous). Sending a message that was received releases it.
     ///

@@ -109,10 +109,12 @@ pub struct Config {
     /// [`disable_encryption`](Config::disable_encryption). Default: false.
     pub always_encrypt: bool,
     /// The name of this node's queue: others on this machine then reach it as `queue:NAME`, without a network. A name as
-    /// [`Queue`](crate::Queue)s have them. Default: `None`.
+    /// [`Queue`](crate::Queue)s have them, of at most 64 bytes. Default: `None`.
     pub queue: Option<String>,
     /// Bytes of that queue's ring: a power of two from 4096 to 2^40. Default: 1,048,576 (1 MiB).
     pub queue_capacity: u64,
+    /// How long threads that wait for something from a queue look for it before they sleep; zero to sleep at once. Default: 20 µs.
+    pub queue_spin: Duration,
 }
 
 /// The port that libchirp uses unless told otherwise.
@@ -148,6 +150,7 @@ impl Default for Config {
             always_encrypt: false,
             queue: None,
             queue_capacity: 1 << 20,
+            queue_spin: Duration::from_micros(20),
         }
     }
 }
@@ -191,6 +194,7 @@ setters! {
     workers: usize,
     always_encrypt: bool,
     queue_capacity: u64,
+    queue_spin: Duration,
 }
 
 impl Config {
@@ -221,6 +225,22 @@ impl Config {
     }
 
     /// Neither port nor network: a node that is reached by its [queue](Config#structfield.queue) only, and so needs no certificate.
+    ///
+    /// ```
+    /// use syncq::pool::{Chirp, Config, Loop, Message};
+    ///
+    /// # let (upper, client) = (format!("doc-upper-{}", std::process::id()), format!("doc-client-{}", std::process::id()));
+    /// let looper = Loop::new()?;
+    /// let node = Chirp::new(&looper, Config::new().queue_only(&upper), |chirp: &Chirp, mut message: Message| {
+    ///     message.set_data(message.text_lossy().to_uppercase());
+    ///     chirp.send(message);
+    /// })?;
+    /// // In another process, or in this one:
+    /// let client = Chirp::new(&looper, Config::new().queue_only(&client), |_: &Chirp, _: Message| {})?;
+    /// let answer = client.request(Message::to(&format!("queue:{upper}"), "hello")?).result()?;
+    /// assert_eq!(answer.data(), b"HELLO");
+    /// # Ok::<(), syncq::pool::PoolError>(())
+    /// ```
     #[must_use]
     pub fn queue_only(mut self, name: impl Into<String>) -> Self {
         self.queue = Some(name.into());

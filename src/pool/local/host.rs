@@ -124,6 +124,11 @@ impl Queues {
         self.local().forget(&gone.outbox);
     }
 
+    fn link_of(&self, outbox: &Arc<Outbox>) -> Option<Arc<QueueLink>> {
+        let links = lock(&self.links);
+        links.values().find(|link| Arc::ptr_eq(&link.outbox, outbox)).cloned()
+    }
+
     fn links(&self) -> Vec<Arc<QueueLink>> {
         lock(&self.links).values().cloned().collect()
     }
@@ -297,12 +302,13 @@ impl Host for Queues {
         }
     }
 
+    fn is_waiting(&self, node: &Arc<Outbox>) -> bool {
+        self.link_of(node)
+            .is_some_and(|link| !link.peer.is_quiet() || link.has_output())
+    }
+
     fn gone(&self, gone: &Arc<Outbox>) {
-        let link = lock(&self.links)
-            .values()
-            .find(|link| Arc::ptr_eq(&link.outbox, gone))
-            .cloned();
-        if let Some(link) = link {
+        if let Some(link) = self.link_of(gone) {
             link.break_off(&PoolError::PeerDied {
                 peer: link.peer.address.clone(),
             });

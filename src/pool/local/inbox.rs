@@ -118,6 +118,28 @@ impl Inbox {
     }
 }
 
+/// Removes the queues of a node called `name` that was killed. `false`: there are none.
+///
+/// # Errors
+///
+/// [`LocalError::NameInUse`] if the node lives.
+pub(super) fn remove(name: &str) -> Result<bool, LocalError> {
+    parcel::check_name(name)?;
+    let queue = match Queue::open(name) {
+        Err(crate::Error::NotFound { .. }) => return Ok(false),
+        queue => queue?,
+    };
+    // As long as it is read by this, nobody else takes the name.
+    let _right = only_reader(name, &queue)?;
+    for name in [queue_name(name, Lane::Answers), queue_name(name, Lane::Messages)] {
+        match Queue::unlink_name(&name) {
+            Ok(()) | Err(crate::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
 /// Becomes the one reader of a node's queue.
 fn only_reader(name: &str, queue: &Queue) -> Result<Reader, LocalError> {
     if let Some(other) = live_reader(queue, None) {
@@ -189,11 +211,6 @@ impl Reading {
     /// How long waiting looks for news before it sleeps.
     pub(super) fn set_spin(&mut self, spin: Duration) {
         self.reader.set_spin(spin);
-    }
-
-    /// Whether there is more to read at this moment.
-    pub(super) fn has_more(&self) -> bool {
-        self.reader.lag() > 0
     }
 
     /// The next thing that has arrived. `None`: nothing in time.

@@ -52,7 +52,6 @@ use crate::{Queue, Writer};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// Which of a node's queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +72,9 @@ pub(crate) trait Host: Send + Sync {
 
     /// Something has arrived that is not received.
     fn refused(&self, from: &Arc<Remote>, refused: &Refused);
+
+    /// Whether something waits to be sent there, or to be acknowledged.
+    fn is_waiting(&self, node: &Arc<Outbox>) -> bool;
 
     /// Nothing more will come from there.
     fn gone(&self, node: &Arc<Outbox>);
@@ -191,13 +193,12 @@ impl Shared {
 
     /// Looks which nodes are gone: those of which something is expected, or all. Whether something is expected of others.
     fn look(&self, all: bool) -> bool {
-        let (gone, is_expecting) = self.outboxes.look(all);
-        if let Some(host) = self.host.upgrade() {
-            gone.iter().for_each(|outbox| host.gone(outbox));
-            if all {
-                host.round();
-                self.remotes.prune();
-            }
+        let Some(host) = self.host.upgrade() else { return false };
+        let (gone, is_expecting) = self.outboxes.look(all, |outbox| host.is_waiting(outbox));
+        gone.iter().for_each(|outbox| host.gone(outbox));
+        if all {
+            host.round();
+            self.remotes.prune();
         }
         is_expecting
     }
@@ -264,6 +265,15 @@ impl Shared {
     }
 }
 
+/// Removes the queues of a node called `name` that was killed. `false`: there are none.
+///
+/// # Errors
+///
+/// [`PoolError::NameInUse`] if the node lives; [`PoolError::Queue`].
+pub(crate) fn remove(name: &str) -> Result<bool, PoolError> {
+    inbox::remove(name).map_err(|error| error.about(Address::queue(name)))
+}
+
 /// A node's side of the queues.
 pub(crate) struct Local {
     shared: Arc<Shared>,
@@ -297,8 +307,8 @@ impl Local {
             remotes.belong_to(me.clone());
             Shared {
                 host,
-                answers: attend::Answers::new(inbox.answers, SPIN),
-                turns: turns::Turns::new(&name, inbox.messages, config.worker_count(), slots, SPIN),
+                answers: attend::Answers::new(inbox.answers, config.queue_spin),
+                turns: turns::Turns::new(&name, inbox.messages, config.worker_count(), slots, config.queue_spin),
                 outboxes: outbox::Outboxes::new(name.clone(), hello),
                 remotes,
                 queues: inbox.queues,
@@ -449,6 +459,3 @@ impl Drop for Local {
         self.end();
     }
 }
-
-/// How long a thread that waits looks before it sleeps: as a queue's readers do unless told otherwise.
-const SPIN: Duration = Duration::from_micros(20);

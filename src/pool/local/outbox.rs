@@ -306,11 +306,11 @@ impl Outboxes {
 
     /// Looks at the nodes of which something is expected (`all`: at every one), and forgets and returns those that are gone. Says whether
     /// there are any left of which something is expected.
-    pub(super) fn look(&self, all: bool) -> (Vec<Arc<Outbox>>, bool) {
+    pub(super) fn look(&self, all: bool, is_waiting: impl Fn(&Arc<Outbox>) -> bool) -> (Vec<Arc<Outbox>>, bool) {
         let mut gone = std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner));
         let mut is_expecting = false;
         for outbox in self.all() {
-            let is_expected = outbox.is_expected();
+            let is_expected = outbox.is_expected() || is_waiting(&outbox);
             if (all || is_expected || outbox.is_gone()) && !outbox.look() {
                 self.forget(&outbox);
                 gone.push(outbox);

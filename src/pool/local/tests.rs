@@ -5,7 +5,7 @@ use crate::pool::error::PoolError;
 use crate::pool::message::Message;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 type Asked = (Arc<Cell>, Arc<Outbox>);
 
@@ -73,6 +73,10 @@ impl Host for Echo {
     fn sign(&self, _to: &Arc<Remote>, _head: FrameHeader, _text: &[u8]) {}
 
     fn round(&self) {}
+
+    fn is_waiting(&self, _node: &Arc<Outbox>) -> bool {
+        false
+    }
 
     fn broken(&self, error: LocalError) {
         panic!("{error:?}");

@@ -3,8 +3,8 @@
 //! A message that one thread reads and another one handles has to be handed over, and that costs more than the way through the queue. So the thread
 //! that *leads* reads a message, handles it, and comes back to read the next one. Who leads next meanwhile?
 //!
-//! * If there is more to do, or handlers have been taking long (more than [`SHORT`] on average), the lead is handed on first.
-//! * If not, the leader is only *away*. Another thread, the *deputy*, looks once in a [`NAP`] and takes the lead from one that is away too long.
+//! * If handlers have been taking long (more than [`SHORT`] on average), the lead is handed on first.
+//! * If not, the leader is only *away*: it will be back sooner than another thread could be woken, even if there is more to do. Another thread, the *deputy*, looks once in a [`NAP`] and takes the lead from one that is away too long.
 //! * A handler that begins to wait for something hands the lead on first, and its slot is free for others meanwhile.
 //!
 //! # Slots
@@ -305,14 +305,13 @@ impl Turns {
                 }
             }
         };
-        let has_more = reading.has_more();
         drop(guard);
         let Some(job) = job else {
             self.change(mine, mine.next(Lead::FREE));
             return Err(());
         };
         let is_long = self.pace.load(Ordering::Relaxed) > SHORT.as_nanos() as u64;
-        if has_more || is_long || self.jobs.load(Ordering::SeqCst) > 0 {
+        if is_long || self.jobs.load(Ordering::SeqCst) > 0 {
             self.change(mine, mine.next(Lead::FREE));
             self.call_up(shared);
         } else {
