@@ -112,6 +112,8 @@ struct State<J> {
     woken: usize,
     /// Those whose handler waits for something.
     blocked: usize,
+    /// Others who wait until there is nothing to do.
+    watchers: usize,
     is_over: bool,
 }
 
@@ -131,6 +133,7 @@ impl<J: Send + 'static> Workers<J> {
             idle: 0,
             woken: 0,
             blocked: 0,
+            watchers: 0,
             is_over: false,
         };
         Workers {
@@ -185,8 +188,10 @@ impl<J: Send + 'static> Workers<J> {
                 return false;
             }
             let limit = deadline.cap(std::time::Duration::from_secs(3600));
+            state.watchers += 1;
             let woken = self.shared.is_idle.wait_timeout(state, limit);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            state.watchers -= 1;
         }
     }
 
@@ -265,7 +270,8 @@ impl<J: Send + 'static> Shared<J> {
                 break;
             }
             state.idle += 1;
-            if state.jobs.is_empty() {
+            // A system call, whether somebody waits or not.
+            if state.jobs.is_empty() && state.watchers > 0 {
                 self.is_idle.notify_all();
             }
             state = self.is_needed.wait(state).unwrap_or_else(PoisonError::into_inner);
