@@ -72,6 +72,8 @@ pub(crate) struct Connection {
     pub(crate) input: Mutex<Input>,
     pub(crate) output: Mutex<Output>,
     pub(crate) lead: Mutex<Lead>,
+    /// The last message for the handler came when none other was being handled.
+    pub(crate) has_come_alone: AtomicBool,
     begun: Instant,
     /// When something went over it last, in nanoseconds since `begun`.
     last_used: AtomicU64,
@@ -112,6 +114,7 @@ impl Connection {
             input: Mutex::new(input),
             output: Mutex::default(),
             lead: Mutex::default(),
+            has_come_alone: AtomicBool::new(false),
             begun: Instant::now(),
             last_used: AtomicU64::new(0),
         })
@@ -477,6 +480,10 @@ impl Origin for Connection {
             self.take_frame(head, Some(text.to_vec()));
             self.flush_soon();
         }
+    }
+
+    fn handled(self: Arc<Self>) {
+        self.serve();
     }
 
     fn lend(self: Arc<Self>, is_lent: bool) {

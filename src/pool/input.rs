@@ -58,6 +58,8 @@ struct After {
     siblings: Vec<(Arc<Peer>, Todo)>,
     /// Acknowledgements and the like were appended.
     is_to_flush: bool,
+    /// Messages for the handler.
+    handed_out: usize,
     /// Nobody can handle these any more.
     rejected: Vec<Message>,
     broken: Option<Broken>,
@@ -97,6 +99,10 @@ impl Connection {
             Ok(Got::Some | Got::More) => {
                 self.touch();
                 self.take_apart(&mut input, &mut after);
+                if after.handed_out > 0 {
+                    let is_alone = after.handed_out == 1 && self.held_slots.load(Ordering::Relaxed) <= 1;
+                    self.has_come_alone.store(is_alone, Ordering::Relaxed);
+                }
                 if self.stage() == stage::GREETING {
                     self.opened(&mut after.todo);
                 }
@@ -379,6 +385,7 @@ impl Connection {
         input.slots.push(Arc::downgrade(&receipt.slot));
         let mut message = self.message_of(frame);
         message.receipt = Some(receipt);
+        after.handed_out += 1;
         if let Err(message) = self.node.dispatch(message) {
             after.rejected.push(message);
         }

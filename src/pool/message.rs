@@ -263,6 +263,9 @@ pub(crate) trait Origin: Send + Sync {
     /// Tells the sender that the message was not handled well. Called at most once, before it is released.
     fn failed(self: Arc<Self>, slot: &Slot, why: &str);
 
+    /// The calling thread, a worker of the node, has handled a message from here and is free.
+    fn handled(self: Arc<Self>) {}
+
     /// The handler that has this slot begins (`true`) or ends to wait for something itself: meanwhile the slot does not count.
     fn lend(self: Arc<Self>, is_lent: bool);
 }
@@ -371,6 +374,11 @@ impl Slot {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.has(CANCELLED)
+    }
+
+    /// The worker that has handled it is free.
+    pub(crate) fn worker_is_free(&self) {
+        self.origin.clone().handled();
     }
 
     pub(crate) fn lend(&self, is_lent: bool) {

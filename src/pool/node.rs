@@ -9,6 +9,7 @@ use super::connection::{Connection, Place};
 use super::encryption::{Certificate, Encryption, Side};
 use super::error::{PoolError, Stage};
 use super::identity::Identity;
+use super::lead;
 use super::local::Queues;
 use super::message::Message;
 use super::outcome::{Canceller, Cell, Due, Outcome};
@@ -104,8 +105,13 @@ impl Node {
         let node = Arc::new_cyclic(|me: &Weak<Node>| {
             let weak = me.clone();
             let work = move |message| {
+                let message: Message = message;
+                let slot = message.receipt.as_ref().map(|receipt| receipt.slot.clone());
                 if let Some(node) = weak.upgrade() {
                     node.handle(message);
+                }
+                if let Some(slot) = slot {
+                    slot.worker_is_free();
                 }
             };
             Node {
@@ -447,7 +453,15 @@ impl Node {
     /// Has a worker handle a message. Gives it back if there is nobody to.
     #[allow(clippy::result_large_err, reason = "it is the message itself")]
     pub(crate) fn dispatch(&self, message: Message) -> Result<(), Message> {
-        self.workers.push(message).map_err(|(message, _)| message)
+        match lead::take_next(message) {
+            Some(message) => self.workers.push(message).map_err(|(message, _)| message),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a worker may stay where it is: there is nothing else to do, and another one for what comes.
+    pub(crate) fn can_spare_worker(&self) -> bool {
+        self.workers.can_spare_one()
     }
 
     /// Runs the handler, on this thread.

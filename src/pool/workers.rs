@@ -172,6 +172,12 @@ impl<J: Send + 'static> Workers<J> {
         }
     }
 
+    /// Whether there is nothing to do, and another thread to do it.
+    pub(crate) fn can_spare_one(&self) -> bool {
+        let state = self.shared.lock();
+        state.jobs.is_empty() && (state.idle > state.woken || state.alive - state.blocked < self.shared.most)
+    }
+
     /// Jobs that nobody has begun.
     pub(crate) fn take_all(&self) -> Vec<J> {
         self.shared.lock().jobs.drain(..).collect()
