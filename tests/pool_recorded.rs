@@ -338,7 +338,10 @@ fn finish(open: &mut Vec<(Outcome, Vec<u8>)>, exchange: &Exchange) {
 #[test]
 fn our_node_answers_recorded_libchirps_byte_for_byte_as_libchirp_did() {
     let _watchdog = minute();
-    exchanges().iter().for_each(replay_as_listener);
+    let exchanges = exchanges();
+    exchanges.iter().for_each(replay_as_listener);
+    // A request right behind the handshake is answered the same way each time.
+    (0..20).for_each(|_| replay_as_listener(&exchanges[0]));
 }
 
 #[test]

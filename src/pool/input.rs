@@ -205,7 +205,13 @@ impl Connection {
             };
             match next {
                 Some(Incoming::Handshake(handshake)) => self.greeted(handshake),
-                Some(Incoming::Frame(frame)) => self.take_in(input, frame, after),
+                Some(Incoming::Frame(frame)) => {
+                    // A peer may speak before it has our handshake. What answers that goes this way, and not over a connection made for it.
+                    if frame.head.kind() != FrameKind::Noop && self.stage() == stage::GREETING {
+                        self.opened(&mut after.todo);
+                    }
+                    self.take_in(input, frame, after);
+                }
                 None => {
                     self.is_paused.store(input.is_full(), Ordering::Release);
                     let is_stalled = !input.ahead.is_empty();
