@@ -46,7 +46,7 @@ impl Company {
             .bind_v6(None)
             .cert_chain_pem(self.file(name))
             .always_encrypt(true)
-            .timeout(4 * SECOND)
+            .timeout(20 * SECOND)
     }
 
     fn identity(&self, name: &str) -> TlsIdentity {
@@ -441,11 +441,7 @@ fn one_slot_and_big_messages_lose_nothing() {
     let (handler, received) = collecting();
     let config = company.config("server").auto_release(false).max_slots(1);
     let server = node(&looper, config, handler);
-    let client = node(
-        &looper,
-        company.config("client").synchronous(false).timeout(20 * SECOND),
-        quiet,
-    );
+    let client = node(&looper, company.config("client").synchronous(false), quiet);
     let sent: Vec<_> = (0..20u8)
         .map(|n| client.send(message(&server, vec![n; 700_000])))
         .collect();
