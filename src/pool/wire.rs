@@ -38,7 +38,7 @@ pub mod flags {
     /// Nobody waits for the answer to the request of this identity any more. Only to who has announced
     /// [`features::CANCEL`](super::features::CANCEL).
     pub const CANCEL: u8 = 0x10;
-    /// The sender of this is about to stop: send it nothing new. Only to who has announced
+    /// The sender of this is about to stop: send it nothing new. With an identity: the message of that identity was refused. Only to who has announced
     /// [`features::STOPPING`](super::features::STOPPING).
     pub const STOPPING: u8 = 0x20;
     /// The sender of this waits for an answer. Only to who has announced [`features::REQUEST`](super::features::REQUEST); it says so if there will
