@@ -1063,3 +1063,19 @@ fn waits_of_many_threads_and_of_one_take_turns() {
         }
     });
 }
+
+#[test]
+fn a_request_that_has_failed_can_be_made_again_and_does_not_delay_stopping() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let client = node(&looper, plain().timeout(600 * SECOND), quiet);
+    let mut again = Message::to(closed_port(), "hello").unwrap();
+    for _ in 0..3 {
+        let mut outcome = client.request(again);
+        let error = outcome.wait(600 * SECOND).unwrap_err();
+        assert!(matches!(error, PoolError::Refused { .. }), "{error}");
+        again = outcome.take_message().expect("nothing of it was sent");
+    }
+    // Not before their time is over, if it waited for them: that is the watchdog's to see.
+    client.stop(600 * SECOND).unwrap();
+}

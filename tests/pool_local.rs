@@ -318,11 +318,15 @@ fn answers_get_through_to_a_node_that_takes_no_more_messages() {
         .synchronous(false)
         .auto_release(false)
         .max_slots(1)
+        .timeout(SECOND)
         .queue_capacity(1 << 14);
     let busy = node(&looper, busy, handler);
     let sender = node(
         &looper,
-        config().synchronous(false).send_queue_policy(SendPolicy::Fail),
+        config()
+            .synchronous(false)
+            .timeout(SECOND)
+            .send_queue_policy(SendPolicy::Fail),
         quiet,
     );
     let held = {
@@ -703,6 +707,8 @@ fn a_stopped_process_delays_nobody_but_those_who_ask_it() {
     let other = node(&looper, config(), echo);
     let to_stopped = || Message::to(&format!("queue:{name}"), "asleep").unwrap();
     client.request(to_stopped()).result().unwrap();
+    // Not in the very middle of an append: whoever else writes into that queue would wait for it, as members of any queue do.
+    std::thread::sleep(Duration::from_millis(200));
     child.child().signal(Signal::SIGSTOP);
     let short = SendOptions::new().within(Duration::from_millis(300));
     let asked = client.request_with(to_stopped(), short);
@@ -779,6 +785,55 @@ fn what_was_not_released_is_counted_when_the_node_stops() {
     assert!(!held.has_slot());
     // It was told, or saw the end of it: either is one.
     let _ = outcome.result();
+}
+
+#[test]
+fn a_handler_may_stop_its_node() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let receiver = node(
+        &looper,
+        config().synchronous(false),
+        |chirp: &Chirp, message: Message| {
+            drop(message);
+            let _ = chirp.stop(SECOND);
+        },
+    );
+    let name = receiver.config().queue.clone().unwrap();
+    let client = node(&looper, config().synchronous(false), quiet);
+    client.send(message(&receiver, "stop")).result().unwrap();
+    eventually("it has stopped", || {
+        let answer = receiver.send(message(&client, "x")).result();
+        matches!(answer, Err(PoolError::ShuttingDown)) && queues_called(&name).is_empty()
+    });
+}
+
+#[test]
+fn stopping_under_load_leaves_no_request_without_an_end() {
+    in_all_modes(|ours, theirs| {
+        let looper = Loop::new().unwrap();
+        let echo = node(&looper, theirs, echo);
+        let client = node(&looper, ours, quiet);
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let (client, to) = (client.clone(), address(&echo));
+                std::thread::spawn(move || {
+                    let mut answers = 0;
+                    loop {
+                        match client.request(Message::to(&to, "x").unwrap()).result() {
+                            Ok(_) => answers += 1,
+                            Err(PoolError::HandlerFailed { text, .. }) => panic!("{text}"),
+                            Err(_) => return answers,
+                        }
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(50));
+        echo.stop(5 * SECOND).unwrap();
+        let answers: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(answers > 0);
+    });
 }
 
 #[test]

@@ -198,6 +198,10 @@ impl Node {
             let mut requests = lock(&self.requests);
             match requests.entry(message.identity) {
                 std::collections::hash_map::Entry::Vacant(entry) => drop(entry.insert(pending)),
+                // One that has failed may be made again.
+                std::collections::hash_map::Entry::Occupied(mut entry) if entry.get().cell.is_done() => {
+                    drop(entry.insert(pending));
+                }
                 std::collections::hash_map::Entry::Occupied(_) => {
                     drop(requests);
                     message.receipt = receipt;
@@ -572,7 +576,8 @@ impl Node {
         let is_silent = |connection: &Arc<Connection>| {
             connection.held_slots.load(Ordering::Acquire) <= 0 && !connection.has_output()
         };
-        lock(&self.requests).is_empty()
+        // Those that have failed are found there until their time is over.
+        lock(&self.requests).values().all(|pending| pending.cell.is_done())
             && self.peers().iter().all(|peer| peer.is_quiet())
             && self.connections().iter().all(is_silent)
             && self.local.get().is_none_or(|local| local.is_quiet())

@@ -128,7 +128,8 @@ impl Answers {
         self.lead_until(shared, reading, cell, deadline);
         self.followers().retain(|follower| !Arc::ptr_eq(follower, cell));
         self.hand_on();
-        true
+        // Where nothing is read any more there is nothing to come back for.
+        cell.is_done() || !self.is_over.load(Ordering::Acquire)
     }
 
     fn lead_until(&self, shared: &Arc<Shared>, mut reading: Lead<'_>, cell: &Cell, deadline: &Deadline) {

@@ -230,9 +230,8 @@ impl Reading {
                     peer: self.peers.greeted(message.sender(), hello),
                     unpacker: Unpacker::default(),
                 };
-                if self.known.len() >= 2 * MEMBERS as usize {
-                    self.forget_the_gone(member);
-                }
+                // Whoever had the slot before is gone, with what it had begun.
+                self.known.retain(|other, _| other.slot() != member.slot());
                 self.known.insert(member, writing);
                 return Ok(Some(Parcel::Nothing));
             }
@@ -248,16 +247,5 @@ impl Reading {
             Ok(None) => Parcel::Nothing,
             Err(refused) => Parcel::Refused(writing.peer.clone(), refused),
         }))
-    }
-
-    /// Forgets writers whose slots were given to others.
-    fn forget_the_gone(&mut self, but: MemberId) {
-        let newest: HashMap<u16, MemberId> = self.known.keys().fold(HashMap::new(), |mut newest, id| {
-            let first = newest.entry(id.slot()).or_insert(*id);
-            *first = (*first).max(*id);
-            newest
-        });
-        self.known
-            .retain(|id, _| newest[&id.slot()] == *id && id.slot() != but.slot());
     }
 }
