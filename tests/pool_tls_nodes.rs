@@ -371,7 +371,8 @@ fn an_acknowledgement_counts_over_whichever_connection_of_the_same_node_it_comes
     let _watchdog = minute();
     let company = Company::new();
     let looper = Loop::new().unwrap();
-    let sender = node(&looper, company.config("sender"), echo);
+    // What the thief never releases, it waits for when it stops.
+    let sender = node(&looper, company.config("sender").timeout(4 * SECOND), echo);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let identity = company.identity("libchirp");
