@@ -427,6 +427,23 @@ fn sending_to_a_closed_port_is_refused_at_once_and_so_is_all_that_waits_for_it()
 }
 
 #[test]
+fn a_request_that_was_not_sent_is_not_waited_for_and_can_be_sent_again() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let client = node(&looper, plain().timeout(20 * SECOND), quiet);
+    let mut request = Message::to(closed_port(), "hello").unwrap();
+    for _ in 0..3 {
+        let mut outcome = client.request(request);
+        let error = outcome.wait(Wait::Forever).unwrap_err();
+        assert!(matches!(error, PoolError::Refused { .. }), "{error}");
+        request = outcome.take_message().expect("it was not sent");
+    }
+    let begun = Instant::now();
+    client.stop(20 * SECOND).unwrap();
+    assert!(begun.elapsed() < 10 * SECOND, "there is nothing to wait for");
+}
+
+#[test]
 fn an_address_that_leads_nowhere_is_no_peer() {
     let _watchdog = minute();
     let looper = Loop::new().unwrap();

@@ -264,6 +264,15 @@ impl Node {
 
     /// Does what a peer wants done, outside of all locks.
     pub(crate) fn carry_out(&self, peer: &Arc<Peer>, todo: Todo) {
+        // What was not sent is not going to be answered.
+        for (outgoing, _) in todo.failed.iter().filter(|(outgoing, _)| outgoing.is_request) {
+            let mut requests = lock(&self.requests);
+            let waiting = requests.get(&outgoing.cell.identity);
+            // Another one may have been sent under this identity meanwhile.
+            if waiting.is_some_and(|waiting| Arc::ptr_eq(&waiting.cell, &outgoing.cell)) {
+                requests.remove(&outgoing.cell.identity);
+            }
+        }
         let (is_to_connect, due) = todo.carry_out();
         if let Some(due) = due {
             self.looper.due(due);
