@@ -26,8 +26,9 @@ const HOME_LIMIT: u64 = 16 << 20;
 
 /// So many messages between two times of having caught up are a stream.
 const STREAM: u64 = 4;
-/// How often a reader of a stream pauses when it has caught up: some hundred nanoseconds together.
-const LOOK_AWAY: usize = 16;
+/// How often a reader of a stream pauses when it has caught up, least and most: from some hundred nanoseconds together to some
+/// microseconds.
+const LOOK_AWAY: (u64, u64) = (16, 256);
 
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -41,6 +42,8 @@ pub(super) struct Inbox {
     sequence: u64,
     /// `sequence` when this reader last found nothing.
     caught_up: u64,
+    /// How often it pauses when it has caught up with a stream the next time.
+    look_away: u64,
     pub(super) screen: Screen,
     wake_bits: u32,
     spin: Duration,
@@ -76,6 +79,7 @@ impl Inbox {
             position: at.position,
             sequence: at.sequence,
             caught_up: at.sequence,
+            look_away: LOOK_AWAY.0,
             screen: Screen::new(hears_own),
             wake_bits: EVERY_BIT,
             spin,
@@ -234,13 +238,21 @@ impl Inbox {
     /// A reader that has caught up with a stream of messages leaves the writer's cache line alone for a moment. Who looks all
     /// the time takes the line from the writer for every single message; after a moment several are there, and their
     /// transfers overlap. One message and then nothing is no stream: there every nanosecond counts.
+    ///
+    /// The moment grows while it pays: as long as each one brings a message for every few pauses.
     fn look_away(&mut self, deadline: &Deadline) {
         let taken = self.sequence.wrapping_sub(self.caught_up);
         self.caught_up = self.sequence;
-        if taken >= STREAM && !matches!(deadline, Deadline::Now) && !self.spin.is_zero() {
-            for _ in 0..LOOK_AWAY {
+        if taken < STREAM {
+            self.look_away = LOOK_AWAY.0;
+        } else if !matches!(deadline, Deadline::Now) && !self.spin.is_zero() {
+            for _ in 0..self.look_away {
                 spin_hint();
             }
+            self.look_away = match taken.saturating_mul(4) >= self.look_away {
+                true => (2 * self.look_away).min(LOOK_AWAY.1),
+                false => (self.look_away / 2).max(LOOK_AWAY.0),
+            };
         }
     }
 
