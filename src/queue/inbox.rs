@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ring::Ring;
 use crate::ring::members::{Beginning, Membership};
 use crate::ring::read::{Found, Look};
+use crate::ring::sleep::ANY_KIND;
 use crate::sys::atomic::{AtomicU64, Ordering, fence, spin_hint};
 use crate::sys::futex::EVERY_BIT;
 use crate::wait::{Deadline, Wait};
@@ -81,7 +82,7 @@ impl Inbox {
             caught_up: at.sequence,
             look_away: LOOK_AWAY.0,
             screen: Screen::new(hears_own),
-            wake_bits: EVERY_BIT,
+            wake_bits: ANY_KIND,
             spin,
             buffer: Buffer::new(),
             home: VecDeque::new(),

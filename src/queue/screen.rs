@@ -1,6 +1,7 @@
 //! What a reader does not want to hear.
 
 use crate::ring::Ring;
+use crate::ring::sleep::ANY_KIND;
 use crate::sys::futex::EVERY_BIT;
 use std::collections::BTreeSet;
 
@@ -224,7 +225,10 @@ impl Screen {
             .iter()
             .filter_map(|kind| ring.own_bit_of_kind(kind))
             .fold(0, |bits, bit| bits | bit);
-        EVERY_BIT & !screened
+        match screened {
+            0 => ANY_KIND,
+            _ => EVERY_BIT & !(screened | ANY_KIND),
+        }
     }
 
     /// As others are shown it.

@@ -114,7 +114,7 @@ impl Writer {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn append(
     membership: &Membership,
     kind: &str,
@@ -122,11 +122,11 @@ pub(super) fn append(
     wait: Wait,
     relieve: Relieve<'_>,
 ) -> Result<u64> {
-    let draft = Draft {
-        kind: kind.as_bytes(),
-        body,
-    };
-    membership.append(draft, wait, relieve)
+    let kind = kind.as_bytes();
+    match membership.append_at_once(kind, body) {
+        Some(position) => Ok(position),
+        None => membership.append(Draft { kind, body }, wait, relieve),
+    }
 }
 
 pub(super) fn append_all<'m>(

@@ -40,17 +40,21 @@ pub(crate) fn no_backlog() -> Result<bool> {
 /// Cache lines to fetch ahead: what a message of 64 bytes needs beyond the frontier's.
 const PREFETCH: usize = 2;
 impl Membership {
-    /// Bytes that a record of this member takes in the ring, or why there cannot be such a record.
+    /// Bytes that a record of this member takes in the ring. `None`: there cannot be such a record.
+    #[inline(always)]
+    fn size_if_any(&self, kind: &[u8], body_len: usize) -> Option<u64> {
+        let max = self.ring.segment.geometry.max_record();
+        if kind.len() > MAX_KIND || body_len > u32::MAX as usize {
+            return None;
+        }
+        Some(record::size(self.names_len(kind), body_len as u64)).filter(|size| *size <= max)
+    }
+
+    /// The same, or why there cannot be such a record.
     #[inline]
     pub(crate) fn size_of(&self, kind: &[u8], body_len: usize) -> Result<u64> {
-        let max = self.ring.segment.geometry.max_record();
-        if kind.len() <= MAX_KIND && body_len <= u32::MAX as usize {
-            let size = record::size(self.names_len(kind), body_len as u64);
-            if size <= max {
-                return Ok(size);
-            }
-        }
-        Err(self.no_such_size(kind, body_len))
+        self.size_if_any(kind, body_len)
+            .ok_or_else(|| self.no_such_size(kind, body_len))
     }
 
     #[cold]
@@ -90,24 +94,31 @@ impl Membership {
         (self.sender.len() + kind.len()) as u64
     }
 
-    /// Appends one message. Returns its position.
-    #[inline]
+    /// Appends one message if nothing is in the way: the claim is kept, and there is room. Returns its position. `None`: nothing
+    /// was done, and [`Membership::append`] finds out why.
+    ///
+    /// This is the path of a busy writer, and what counts in it is how much it stores, on its stack too. While a reader's
+    /// processor has a line of the ring, the store to it waits, and all later ones behind it; when the processor has no
+    /// place for more of them, it stops. So this takes few arguments, returns in registers, and leaves everything rare to
+    /// functions that are not inlined.
+    #[inline(never)]
+    pub(crate) fn append_at_once(&self, kind: &[u8], body: &[u8]) -> Option<u64> {
+        if !self.is_of_this_process() {
+            return None;
+        }
+        let size = self.size_if_any(kind, body.len())?;
+        let (position, kept) = self.begin_kept(size)?;
+        self.put(position, size, Draft { kind, body });
+        self.end_kept(kept, position.wrapping_add(size));
+        self.count(1, body.len() as u64);
+        Some(position)
+    }
+
+    /// Appends one message, taking the claim or waiting for room. Returns its position.
+    #[inline(never)]
     pub(crate) fn append(&self, draft: Draft<'_>, wait: Wait, relieve: Relieve<'_>) -> Result<u64> {
         self.check_process()?;
         let size = self.size_of(draft.kind, draft.body.len())?;
-        // The common case of a busy writer: the claim is its own and there is room. It looks at no clock.
-        let Some((position, kept)) = self.begin_kept(size) else {
-            return self.append_in_turn(size, draft, wait, relieve);
-        };
-        self.put(position, size, draft);
-        self.end_kept(kept, position.wrapping_add(size));
-        self.count(1, draft.body.len() as u64);
-        Ok(position)
-    }
-
-    /// The same, taking the claim or waiting for room.
-    #[inline(never)]
-    fn append_in_turn(&self, size: u64, draft: Draft<'_>, wait: Wait, relieve: Relieve<'_>) -> Result<u64> {
         let mut claim = self.claim_with_room(size, &Deadline::of(wait), relieve)?;
         let position = claim.position;
         self.put(position, size, draft);
@@ -118,17 +129,17 @@ impl Membership {
     }
 
     /// Puts a message at the frontier. The caller has the claim, and room for `size` bytes.
-    #[inline]
+    #[inline(always)]
     fn put(&self, position: u64, size: u64, draft: Draft<'_>) {
         let ring = &*self.ring;
         let spot = ring.segment.at(position);
-        ring.ring_for(std::iter::once(draft.kind));
+        ring.ring_for_one(draft.kind);
         let sequence = spot.word(SEQUENCE).load(Ordering::Relaxed);
         self.write(spot, self.time(), draft);
         let next = position.wrapping_add(size);
         ring.note_end(position, next);
         ring.publish(position, next, sequence.wrapping_add(1), draft.head());
-        ring.ring_again_for(std::iter::once(draft.kind));
+        ring.ring_again_for_one(draft.kind);
         // The lines behind the frontier are still in some reader's cache from the last lap. Fetched now, they are here when the
         // next message is written. Not the frontier's own: readers are looking at it.
         ring.segment.prefetch_for_write(next.wrapping_add(GRANULE), PREFETCH);
@@ -237,14 +248,14 @@ impl Membership {
     }
 
     /// Writes everything of a record but its head and its sequence number.
-    #[inline]
+    #[inline(always)]
     fn write(&self, spot: Spot<'_>, time: u64, draft: Draft<'_>) {
         self.write_origin(spot, time, draft.kind);
         spot.copy_in(record::body_offset(self.names_len(draft.kind)), draft.body);
     }
 
     /// Writes origin, time, sender and kind of a record.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write_origin(&self, spot: Spot<'_>, time: u64, kind: &[u8]) {
         let origin = self.origin.with_kind(kind.len() as u8);
         spot.word(ORIGIN).store(origin.bits(), Ordering::Relaxed);
@@ -255,6 +266,7 @@ impl Membership {
     }
 
     /// Writes sender and kind, back to back.
+    #[inline(never)]
     fn write_names(&self, spot: Spot<'_>, kind: &[u8]) {
         let mut at = RECORD_HEADER;
         let mut put = |word: u64| {

@@ -316,7 +316,7 @@ impl Ring {
     }
 
     /// Whether `kept` still is the claim word, and so the claim is this member's as it left it. Marks it as busy then.
-    #[inline]
+    #[inline(always)]
     fn is_still_kept(&self, kept: Word, slot: u16) -> bool {
         let busy = &self.segment.slot(slot).cursor.busy;
         busy.store(1, Ordering::Relaxed);
@@ -331,7 +331,7 @@ impl Ring {
     }
 
     /// The keeper has done with an append, or has begun none.
-    #[inline]
+    #[inline(always)]
     fn rest(&self, kept: Word, slot: u16) {
         // Release: pairs with the Acquire in `revoke`.
         self.segment.slot(slot).cursor.busy.store(0, Ordering::Release);
@@ -372,6 +372,8 @@ impl Ring {
     }
 
     /// Wakes everybody who sleeps until the claim is free.
+    #[cold]
+    #[inline(never)]
     pub(super) fn wake_contenders(&self) {
         self.segment.control().turn.bell.wake(EVERY_BIT);
     }
@@ -495,7 +497,7 @@ impl Membership {
     ///
     /// This is [`Membership::claim_to_append`] and all that has to be asked with the claim in hand, for the case that nothing is
     /// in the way, without a [`Claim`]: moving one about costs more than the append.
-    #[inline]
+    #[inline(always)]
     pub(super) fn begin_kept(&self, size: u64) -> Option<(u64, Word)> {
         let kept = Word(self.keeping.word.load(Ordering::Relaxed));
         if kept.0 == 0 || !self.ring.is_still_kept(kept, self.slot) {
@@ -510,7 +512,7 @@ impl Membership {
     }
 
     /// Ends what [`Membership::begin_kept`] began, with `frontier` where the record ends.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end_kept(&self, kept: Word, frontier: u64) {
         // Before `busy`: a revoker takes the frontier from here. Release: pairs with the Acquire in `base`.
         self.ring

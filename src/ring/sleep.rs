@@ -27,15 +27,18 @@ use std::time::{Duration, Instant};
 
 /// The bit of all kinds that have none of their own.
 const OTHER_KINDS: u32 = 1 << KIND_BITS;
+/// The bit of readers that pass over no kind. They set no other: who is woken by one bit leaves its others set, and then every
+/// append has to find out that nobody sleeps there.
+pub(crate) const ANY_KIND: u32 = 1 << (KIND_BITS + 1);
 /// How long a reader sleeps at a time while nobody is writing. It would be rung; this is for what no protocol covers.
 const IDLE_SLICE: Duration = Duration::from_millis(500);
 /// The first sleep of a reader while somebody is writing.
 const BUSY_SLICE: Duration = Duration::from_micros(100);
 
 impl Ring {
-    /// The wake-up bit of `kind`, if some reader has asked for one.
-    fn bit_of_kind(&self, kind: &[u8]) -> u32 {
-        self.find_kind_bit(kind, false)
+    /// The wake-up bits that a message of `kind` rings for.
+    fn bits_of_kind(&self, kind: &[u8]) -> u32 {
+        ANY_KIND | self.find_kind_bit(kind, false)
     }
 
     /// The wake-up bit of `kind`, made if there is one left; [`None`] if the kind must share the last one with others.
@@ -67,11 +70,9 @@ impl Ring {
     /// Rings for the readers that sleep and want one of `kinds`. The caller holds the claim.
     #[inline]
     pub(super) fn ring_for<'k>(&self, kinds: impl Iterator<Item = &'k [u8]>) {
-        // SeqCst: after the compare-exchange that took the claim (or finished a reservation); see the head of this file.
-        in_total_order();
-        let sleepers = self.segment.control().data.sleepers.load(Ordering::SeqCst) as u32;
+        let sleepers = self.sleepers_in_order();
         if sleepers != 0 {
-            self.ring_bits(sleepers, kinds.fold(0, |bits, kind| bits | self.bit_of_kind(kind)));
+            self.ring_bits(sleepers, kinds.fold(0, |bits, kind| bits | self.bits_of_kind(kind)));
         }
     }
 
@@ -79,10 +80,46 @@ impl Ring {
     /// nap, so this spares them the rest of the nap and nothing depends on it.
     #[inline]
     pub(super) fn ring_again_for<'k>(&self, kinds: impl Iterator<Item = &'k [u8]>) {
-        let sleepers = self.segment.control().data.sleepers.load(Ordering::Relaxed) as u32;
+        let sleepers = self.sleepers();
         if sleepers != 0 {
-            self.ring_bits(sleepers, kinds.fold(0, |bits, kind| bits | self.bit_of_kind(kind)));
+            self.ring_bits(sleepers, kinds.fold(0, |bits, kind| bits | self.bits_of_kind(kind)));
         }
+    }
+
+    /// [`Ring::ring_for`] of one kind.
+    #[inline(always)]
+    pub(super) fn ring_for_one(&self, kind: &[u8]) {
+        let sleepers = self.sleepers_in_order();
+        if sleepers != 0 {
+            self.ring_kind(sleepers, kind);
+        }
+    }
+
+    /// [`Ring::ring_again_for`] of one kind.
+    #[inline(always)]
+    pub(super) fn ring_again_for_one(&self, kind: &[u8]) {
+        let sleepers = self.sleepers();
+        if sleepers != 0 {
+            self.ring_kind(sleepers, kind);
+        }
+    }
+
+    #[inline(always)]
+    fn sleepers_in_order(&self) -> u32 {
+        // SeqCst: after the compare-exchange that took the claim (or finished a reservation); see the head of this file.
+        in_total_order();
+        self.segment.control().data.sleepers.load(Ordering::SeqCst) as u32
+    }
+
+    #[inline(always)]
+    fn sleepers(&self) -> u32 {
+        self.segment.control().data.sleepers.load(Ordering::Relaxed) as u32
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ring_kind(&self, sleepers: u32, kind: &[u8]) {
+        self.ring_bits(sleepers, self.bits_of_kind(kind));
     }
 
     #[cold]

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"syncq\r\n\0";
 /// Version of the format. Independent of the crate's version; a segment of another one is refused.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 /// Reads differently on a machine with the other byte order.
 pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 
@@ -105,13 +105,14 @@ pub(crate) struct Control {
     pub(crate) space: SpaceLine,
     pub(crate) turn: TurnLine,
     pub(crate) tally: TallyLine,
-    /// Which kind owns which wake-up bit: the 64-bit hash of the kind, 0 for nobody yet. Bit 31 is for all others.
+    /// Which kind owns which wake-up bit: the 64-bit hash of the kind, 0 for nobody yet. Bit 30 is for all other kinds, bit 31 for
+    /// readers that pass over none.
     pub(crate) kind_bits: [AtomicU64; KIND_BITS],
     pub(crate) marks: MarkLines,
 }
 
 /// How many kinds get a wake-up bit of their own.
-pub(crate) const KIND_BITS: usize = 31;
+pub(crate) const KIND_BITS: usize = 30;
 
 /// Written by every append. Readers never touch it.
 #[derive(Debug, Default)]
