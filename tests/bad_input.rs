@@ -464,7 +464,7 @@ fn a_header_that_is_not_right_is_refused_and_nothing_is_changed() {
             e,
             Error::WrongVersion {
                 found: 99,
-                supported: 2,
+                supported: 3,
                 ..
             }
         )
@@ -547,7 +547,7 @@ fn a_live_queue_is_not_changed_by_opens_that_are_refused() {
             Err(Error::AlreadyExists { .. })
         ));
         assert!(fs::read(&path).unwrap() == before, "the file was changed");
-        file.write_all_at(&[2], 12).unwrap();
+        file.write_all_at(&[3], 12).unwrap();
         0
     });
     child.must_succeed();
@@ -555,12 +555,12 @@ fn a_live_queue_is_not_changed_by_opens_that_are_refused() {
     let path_again = path.clone();
     forked(move || {
         let file = fs::OpenOptions::new().write(true).open(&path_again).unwrap();
-        file.write_all_at(&[3], 12).unwrap();
+        file.write_all_at(&[98], 12).unwrap();
         0
     })
     .must_succeed();
     for error in open_errors(&path) {
-        assert!(matches!(error, Error::WrongVersion { found: 3, .. }), "{error:?}");
+        assert!(matches!(error, Error::WrongVersion { found: 98, .. }), "{error:?}");
     }
     forked(|| i32::from(!queue.members().iter().all(|member| member.is_alive))).must_succeed();
     writer.append("k", b"after", Wait::Never).unwrap();

@@ -37,8 +37,6 @@ pub(crate) fn no_backlog() -> Result<bool> {
     Ok(false)
 }
 
-/// Cache lines to fetch ahead: what a message of 64 bytes needs beyond the frontier's.
-const PREFETCH: usize = 2;
 impl Membership {
     /// Bytes that a record of this member takes in the ring. `None`: there cannot be such a record.
     #[inline(always)]
@@ -108,6 +106,7 @@ impl Membership {
         }
         let size = self.size_if_any(kind, body.len())?;
         let (position, kept) = self.begin_kept(size)?;
+        // No mark: `begin_kept` goes no further than to the next one.
         self.put(position, size, Draft { kind, body });
         self.end_kept(kept, position.wrapping_add(size));
         self.count(1, body.len() as u64);
@@ -121,6 +120,7 @@ impl Membership {
         let size = self.size_of(draft.kind, draft.body.len())?;
         let mut claim = self.claim_with_room(size, &Deadline::of(wait), relieve)?;
         let position = claim.position;
+        self.ring.note_end(position, position.wrapping_add(size));
         self.put(position, size, draft);
         claim.position = position.wrapping_add(size);
         self.finish_append(claim, position);
@@ -128,7 +128,7 @@ impl Membership {
         Ok(position)
     }
 
-    /// Puts a message at the frontier. The caller has the claim, and room for `size` bytes.
+    /// Puts a message at the frontier. The caller has the claim, room for `size` bytes, and noted where they end.
     #[inline(always)]
     fn put(&self, position: u64, size: u64, draft: Draft<'_>) {
         let ring = &*self.ring;
@@ -137,12 +137,8 @@ impl Membership {
         let sequence = spot.word(SEQUENCE).load(Ordering::Relaxed);
         self.write(spot, self.time(), draft);
         let next = position.wrapping_add(size);
-        ring.note_end(position, next);
         ring.publish(position, next, sequence.wrapping_add(1), draft.head());
         ring.ring_again_for_one(draft.kind);
-        // The lines behind the frontier are still in some reader's cache from the last lap. Fetched now, they are here when the
-        // next message is written. Not the frontier's own: readers are looking at it.
-        ring.segment.prefetch_for_write(next.wrapping_add(GRANULE), PREFETCH);
     }
 
     /// Appends all of `drafts`, next to each other and visible at once, or none.

@@ -24,12 +24,11 @@
 //! soon pass it on plainly.
 
 use super::Ring;
-use super::members::Membership;
 use super::sleep::ROOM_SPIN;
 use crate::error::{Error, Result};
 use crate::segment::layout::GRANULE;
 use crate::segment::presence::Holder;
-use crate::sys::atomic::Ordering;
+use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::barrier;
 use crate::sys::futex::EVERY_BIT;
 use crate::wait::Deadline;
@@ -38,7 +37,7 @@ use std::time::Duration;
 
 /// The claim word, taken apart. See the head of this file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Word(u64);
+pub(crate) struct Word(pub(super) u64);
 
 const SLEEPERS: u64 = 1;
 const HOLDER_SHIFT: u32 = 1;
@@ -94,7 +93,7 @@ impl Word {
     }
 
     /// Nobody holds it or waits for it, and `slot` keeps it.
-    fn kept_by(position: u64, slot: u16) -> Self {
+    pub(super) fn kept_by(position: u64, slot: u16) -> Self {
         Word(Word::free(position).0 | (u64::from(slot) + 1) << KEEPER_SHIFT)
     }
 
@@ -118,10 +117,10 @@ impl Word {
 /// The right to append, from here until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim<'r> {
-    ring: &'r Ring,
+    pub(super) ring: &'r Ring,
     /// The claim word as this claim left it.
-    word: Word,
-    slot: u16,
+    pub(super) word: Word,
+    pub(super) slot: u16,
     /// The frontier: whoever publishes moves it.
     pub(crate) position: u64,
 }
@@ -315,10 +314,10 @@ impl Ring {
         }
     }
 
-    /// Whether `kept` still is the claim word, and so the claim is this member's as it left it. Marks it as busy then.
+    /// Whether `kept` still is the claim word, and so the claim is its keeper's as it left it. Marks him as busy then, in the `busy`
+    /// of his slot.
     #[inline(always)]
-    fn is_still_kept(&self, kept: Word, slot: u16) -> bool {
-        let busy = &self.segment.slot(slot).cursor.busy;
+    pub(super) fn is_still_kept(&self, kept: Word, busy: &AtomicU64) -> bool {
         busy.store(1, Ordering::Relaxed);
         // Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees `busy`, or this
         // one sees the word changed, or the reader's bits.
@@ -332,9 +331,9 @@ impl Ring {
 
     /// The keeper has done with an append, or has begun none.
     #[inline(always)]
-    fn rest(&self, kept: Word, slot: u16) {
+    pub(super) fn rest(&self, kept: Word, busy: &AtomicU64) {
         // Release: pairs with the Acquire in `revoke`.
-        self.segment.slot(slot).cursor.busy.store(0, Ordering::Release);
+        busy.store(0, Ordering::Release);
         // Somebody revokes it and may be napping. Nothing depends on this look coming late enough.
         if self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0 {
             self.wake_contenders();
@@ -388,7 +387,9 @@ impl Drop for Claim<'_> {
         // Release: pairs with the Acquire in `Ring::frontier`.
         line.base.store(self.position, Ordering::Release);
         if self.is_kept() {
-            return self.ring.rest(self.word, self.slot);
+            return self
+                .ring
+                .rest(self.word, &self.ring.segment.slot(self.slot).cursor.busy);
         }
         let free = Word::free(self.position);
         // Release: pairs with the Acquire in `try_claim`. A failure means that somebody set the sleepers bit.
@@ -406,7 +407,7 @@ impl Drop for Claim<'_> {
 
 impl Claim<'_> {
     #[inline]
-    fn is_kept(&self) -> bool {
+    pub(super) fn is_kept(&self) -> bool {
         self.word.holder().is_none()
     }
 
@@ -420,154 +421,6 @@ impl Claim<'_> {
                 Ok(_) => return self.ring.wake_contenders(),
                 Err(now) => seen = Word(now),
             }
-        }
-    }
-}
-
-/// What a writer remembers about keeping the claim. Process-local; only its own member uses it, so nothing here orders
-/// anything, and no model need look at it.
-#[derive(Debug)]
-pub(crate) struct Keeping {
-    /// The claim word as this member left it when it began to keep it; 0 while it does not.
-    word: LocalCounter,
-    /// Where its last append ended: if the next one begins there, nobody came between.
-    end: LocalCounter,
-    /// How many appends in a row nobody came between; while it keeps the claim: how many messages it had appended before that.
-    alone: LocalCounter,
-    /// How many of these it takes before it keeps the claim.
-    patience: LocalCounter,
-}
-
-type LocalCounter = std::sync::atomic::AtomicU64;
-
-/// The least patience, and the most.
-const PATIENCE: (u64, u64) = (16, 1 << 16);
-/// Who has kept the claim for so many appends before it was revoked was right to keep it.
-const WORTH_KEEPING: u64 = 1000;
-
-impl Keeping {
-    pub(super) fn new() -> Self {
-        Keeping {
-            word: LocalCounter::new(0),
-            end: LocalCounter::new(0),
-            alone: LocalCounter::new(0),
-            patience: LocalCounter::new(PATIENCE.0),
-        }
-    }
-
-    /// Keep the claim from the next append on.
-    #[cfg(all(test, loom))]
-    pub(super) fn lose_patience(&self) {
-        self.patience.store(0, Ordering::Relaxed);
-    }
-
-    /// The claim that was kept is gone; so many messages had been appended in all.
-    #[cold]
-    fn is_revoked(&self, appended: u64) {
-        self.word.store(0, Ordering::Relaxed);
-        let patience = match appended.wrapping_sub(self.alone.swap(0, Ordering::Relaxed)) {
-            kept if kept > WORTH_KEEPING => PATIENCE.0,
-            _ => (4 * self.patience.load(Ordering::Relaxed)).min(PATIENCE.1),
-        };
-        self.patience.store(patience, Ordering::Relaxed);
-    }
-}
-
-impl Membership {
-    /// Takes the claim for an append: the kept one, or anew.
-    #[inline]
-    pub(super) fn claim_to_append(&self, deadline: &Deadline) -> Result<Claim<'_>> {
-        let kept = Word(self.keeping.word.load(Ordering::Relaxed));
-        if kept.0 != 0 {
-            if self.ring.is_still_kept(kept, self.slot) {
-                return Ok(Claim {
-                    ring: &self.ring,
-                    word: kept,
-                    slot: self.slot,
-                    position: self.ring.base(),
-                });
-            }
-            self.keeping.is_revoked(self.appended());
-        }
-        self.ring.claim(self.slot, deadline)
-    }
-
-    /// Begins an append of `size` bytes with the kept claim: the frontier, and the claim word to end it with. `None`: somebody
-    /// has begun to revoke it, or there is something else to be looked at first. Nothing is held then.
-    ///
-    /// This is [`Membership::claim_to_append`] and all that has to be asked with the claim in hand, for the case that nothing is
-    /// in the way, without a [`Claim`]: moving one about costs more than the append.
-    #[inline(always)]
-    pub(super) fn begin_kept(&self, size: u64) -> Option<(u64, Word)> {
-        let kept = Word(self.keeping.word.load(Ordering::Relaxed));
-        if kept.0 == 0 || !self.ring.is_still_kept(kept, self.slot) {
-            return None;
-        }
-        let frontier = self.ring.base();
-        if self.is_active() && self.ring.has_room(frontier, size) {
-            return Some((frontier, kept));
-        }
-        self.ring.rest(kept, self.slot);
-        None
-    }
-
-    /// Ends what [`Membership::begin_kept`] began, with `frontier` where the record ends.
-    #[inline(always)]
-    pub(super) fn end_kept(&self, kept: Word, frontier: u64) {
-        // Before `busy`: a revoker takes the frontier from here. Release: pairs with the Acquire in `base`.
-        self.ring
-            .segment
-            .control()
-            .claim
-            .base
-            .store(frontier, Ordering::Release);
-        self.ring.rest(kept, self.slot);
-    }
-
-    /// Ends a claim after an append: keeps it, or frees it.
-    #[inline]
-    pub(super) fn finish_append(&self, claim: Claim<'_>, start: u64) {
-        if !claim.is_kept() {
-            self.keep_or_free(claim, start);
-        }
-    }
-
-    /// Keeps the claim if nobody else has wanted it for a while.
-    #[inline]
-    fn keep_or_free(&self, claim: Claim<'_>, start: u64) {
-        let keeping = &self.keeping;
-        let alone = match keeping.end.load(Ordering::Relaxed) == start {
-            true => keeping.alone.load(Ordering::Relaxed) + 1,
-            false => 0,
-        };
-        keeping.alone.store(alone, Ordering::Relaxed);
-        keeping.end.store(claim.position, Ordering::Relaxed);
-        let is_alone = alone >= keeping.patience.load(Ordering::Relaxed) || self.ring.segment.geometry.single_writer;
-        if is_alone && !claim.word.has_sleepers() {
-            self.keep(claim);
-        }
-    }
-
-    /// How many messages this member has appended.
-    fn appended(&self) -> u64 {
-        self.line().cursor.appended.load(Ordering::Relaxed)
-    }
-
-    #[cold]
-    fn keep(&self, claim: Claim<'_>) {
-        let line = &self.ring.segment.control().claim;
-        let kept = Word::kept_by(claim.position, self.slot);
-        // Before the word: a revoker takes the frontier from here.
-        line.base.store(claim.position, Ordering::Relaxed);
-        // Release: as in freeing the claim. A failure means that somebody waits; then it is freed, by the drop.
-        if line
-            .word
-            .compare_exchange(claim.word.0, kept.0, Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok()
-        {
-            std::mem::forget(claim);
-            self.keeping.word.store(kept.0, Ordering::Relaxed);
-            self.keeping.alone.store(self.appended(), Ordering::Relaxed);
         }
     }
 }

@@ -13,12 +13,13 @@
 //! | evicted | a reservation does (its owner may still be writing into it) | the evictor |
 
 use super::Ring;
-use super::claim::{Claim, Keeping, Word};
+use super::claim::{Claim, Word};
+use super::keep::Keeping;
 use super::record::{Origin, SEQUENCE};
 use crate::error::{Error, Result};
 use crate::segment::layout::{GRANULE, MAX_SCREEN_TEXT, MAX_SENDER, Slot};
 use crate::segment::presence::Holder;
-use crate::segment::{backing, now_nanos};
+use crate::segment::{SlotAt, backing, now_nanos};
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::process::Identity;
 use crate::sys::{fork, process};
@@ -112,6 +113,7 @@ impl SlotState {
 pub(crate) struct Membership {
     pub(crate) ring: Arc<Ring>,
     pub(crate) slot: u16,
+    line: SlotAt,
     pub(crate) generation: u32,
     pub(crate) sender: Arc<str>,
     /// The sender as it stands in every record: little-endian words, filled up with zeros.
@@ -197,6 +199,7 @@ impl Ring {
         let membership = Membership {
             ring: self.clone(),
             slot,
+            line: self.segment.locate(slot),
             generation,
             sender: sender.into(),
             sender_words: words_of(sender.as_bytes()),
@@ -537,13 +540,14 @@ impl Membership {
     /// False in a child that inherited this handle.
     #[inline]
     pub(crate) fn is_of_this_process(&self) -> bool {
-        self.born == fork::generation()
+        fork::is_still(self.born)
     }
 
     /// This member's slot.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn line(&self) -> &Slot {
-        self.ring.segment.slot(self.slot)
+        // SAFETY: `join` located it in this ring's segment.
+        unsafe { self.ring.segment.located(self.line) }
     }
 
     /// Shows others what this member screens out.

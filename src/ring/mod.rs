@@ -22,6 +22,7 @@
 
 pub(crate) mod append;
 pub(crate) mod claim;
+pub(crate) mod keep;
 pub(crate) mod members;
 pub(crate) mod read;
 pub(crate) mod record;

@@ -52,16 +52,16 @@ pub(crate) struct Short {
 }
 
 impl Ring {
-    /// Whether `size` bytes from the frontier on, and the head behind them, may be written without a look at anything else.
-    #[inline]
-    pub(super) fn has_room(&self, frontier: u64, size: u64) -> bool {
+    /// How far a keeper of the claim may write from `frontier` on without a look at anything else: there is room, and no mark to
+    /// be made.
+    pub(super) fn clear_from(&self, frontier: u64) -> u64 {
         let limits = &self.segment.control().limits;
-        let end = frontier.wrapping_add(size + GRANULE);
-        let gate = limits.gate.load(Ordering::Relaxed);
-        // The first: the gate is not behind the frontier by more than the ring, which would be no gate at all.
-        frontier.wrapping_sub(gate) <= self.capacity()
-            && end.wrapping_sub(gate) <= self.capacity()
-            && (end.wrapping_sub(limits.intent.load(Ordering::Relaxed)) as i64) <= 0
+        let mark = (frontier & !(self.step() - 1)).wrapping_add(self.step());
+        let gate = limits.gate.load(Ordering::Relaxed).wrapping_add(self.capacity());
+        let intent = limits.intent.load(Ordering::Relaxed);
+        // None of them is behind the frontier, unless it is falsified.
+        let ahead = |position: u64| (position.wrapping_sub(frontier) as i64).max(0) as u64;
+        frontier.wrapping_add(ahead(mark).min(ahead(gate)).min(ahead(intent)))
     }
 
     /// Makes sure that `size` bytes from the frontier on, and the head behind them, may be written.

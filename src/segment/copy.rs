@@ -230,25 +230,6 @@ impl Segment {
             _segment: PhantomData,
         }
     }
-
-    /// Asks the processor for the `count` cache lines from `position` on, to be written soon. Only a hint: it reads and changes
-    /// nothing that a program could see.
-    #[inline]
-    pub(crate) fn prefetch_for_write(&self, position: u64, count: usize) {
-        #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
-        for line in 0..count {
-            let at = self.offset(position) + line * 64;
-            // SAFETY: the data part is twice the capacity long, so this is inside it; a prefetch may be of any address, changes
-            // nothing, and where a processor does not know this one it does nothing. (The intrinsic for it becomes a prefetch for
-            // reading, unless the whole program is built for processors that have it, and then the line comes twice.)
-            unsafe {
-                let line = self.data.as_ptr().cast::<u8>().add(at);
-                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
-            }
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
-        let _ = (position, count);
-    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -67,6 +67,15 @@ pub(crate) fn now_nanos() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// Where a slot is; see [`Segment::locate`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlotAt(NonNull<Slot>);
+
+// SAFETY: a number in another form; only `Segment::located` follows it.
+unsafe impl Send for SlotAt {}
+// SAFETY: as above.
+unsafe impl Sync for SlotAt {}
+
 /// The memory of one queue.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -105,6 +114,22 @@ impl Segment {
         // SAFETY: the table has `geometry.slots` entries (checked against the file's length at open), and Slot consists of
         // atomics.
         unsafe { self.slots.add(usize::from(index)).as_ref() }
+    }
+
+    /// Where the slot with this number is, for who looks at it with every message. Panics as [`Segment::slot`].
+    pub(crate) fn locate(&self, index: u16) -> SlotAt {
+        SlotAt(NonNull::from(self.slot(index)))
+    }
+
+    /// A slot that was located before.
+    ///
+    /// # Safety
+    ///
+    /// It was in this segment.
+    #[inline(always)]
+    pub(crate) unsafe fn located(&self, at: SlotAt) -> &Slot {
+        // SAFETY: the table is there as long as the segment, and the place was in it.
+        unsafe { at.0.as_ref() }
     }
 
     /// Offset of a position in the data part. Positions are multiples of the granule.

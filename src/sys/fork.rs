@@ -40,6 +40,14 @@ pub(crate) fn generation() -> u64 {
     }
 }
 
+/// Whether `generation` is this process's. It was that of some process before.
+#[inline(always)]
+pub(crate) fn is_still(generation: u64) -> bool {
+    let page = PAGE.load(Ordering::Acquire);
+    // SAFETY: as in `generation`. A page that reads zero has been emptied by a fork since.
+    !page.is_null() && unsafe { &*page }.load(Ordering::Relaxed) == generation
+}
+
 /// The page reads as zero: this is the first call ever, or the first one since a fork.
 #[cold]
 fn renew(word: &AtomicU64) -> u64 {
