@@ -136,8 +136,8 @@ pub(crate) struct LimitLine {
     pub(crate) oldest: AtomicU64,
 }
 
-/// How many marks there are in a ring.
-pub(crate) const MARKS: usize = 16;
+/// How many marks there are in a ring. (Those of the models are so short that there would be more than one for each record.)
+pub(crate) const MARKS: usize = if cfg!(loom) { 2 } else { 16 };
 
 /// Where records begin: a ring is cut into [`MARKS`] pieces, and for each of them this has the first record that begins in or
 /// after it, on the last lap. Written under the claim, each once a lap.
