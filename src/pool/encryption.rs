@@ -13,7 +13,8 @@ use super::tls::TlsIdentity;
 #[cfg(feature = "tls")]
 pub(crate) type Certificate = super::tls::PeerCertificate;
 #[cfg(not(feature = "tls"))]
-pub(crate) type Certificate = std::convert::Infallible;
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Certificate {}
 
 /// Who has made a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
