@@ -710,6 +710,13 @@ fn a_stopped_process_delays_nobody_but_those_who_ask_it() {
     // Not in the very middle of an append: whoever else writes into that queue would wait for it, as members of any queue do.
     std::thread::sleep(Duration::from_millis(200));
     child.child().signal(Signal::SIGSTOP);
+    eventually("all its threads have stopped", || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", child.child().pid)).unwrap();
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap();
+            stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+        })
+    });
     let short = SendOptions::new().within(Duration::from_millis(300));
     let asked = client.request_with(to_stopped(), short);
     for n in 0..100 {
@@ -814,25 +821,24 @@ fn stopping_under_load_leaves_no_request_without_an_end() {
         let looper = Loop::new().unwrap();
         let echo = node(&looper, theirs, echo);
         let client = node(&looper, ours, quiet);
+        let answers = Arc::new(AtomicUsize::new(0));
         let threads: Vec<_> = (0..4)
             .map(|_| {
-                let (client, to) = (client.clone(), address(&echo));
+                let (client, to, answers) = (client.clone(), address(&echo), answers.clone());
                 std::thread::spawn(move || {
-                    let mut answers = 0;
                     loop {
                         match client.request(Message::to(&to, "x").unwrap()).result() {
-                            Ok(_) => answers += 1,
+                            Ok(_) => drop(answers.fetch_add(1, Ordering::SeqCst)),
                             Err(PoolError::HandlerFailed { text, .. }) => panic!("{text}"),
-                            Err(_) => return answers,
+                            Err(_) => return,
                         }
                     }
                 })
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(50));
+        eventually("requests are answered", || answers.load(Ordering::SeqCst) > 20);
         echo.stop(5 * SECOND).unwrap();
-        let answers: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
-        assert!(answers > 0);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
 }
 
