@@ -1096,3 +1096,29 @@ fn a_request_that_has_failed_can_be_made_again_and_does_not_delay_stopping() {
     // Not before their time is over, if it waited for them: that is the watchdog's to see.
     client.stop(600 * SECOND).unwrap();
 }
+
+#[test]
+#[ignore = "a soak of a minute: cargo test --release --features pool --test pool -- --ignored"]
+fn sixty_four_open_requests_a_hundred_thousand_times() {
+    let _watchdog = support::watchdog(Duration::from_secs(600));
+    for (ours, theirs) in [(asynchronous(), asynchronous()), (synchronous(), asynchronous())] {
+        let looper = Loop::new().unwrap();
+        let echo = node(&looper, theirs.timeout(30 * SECOND), echo);
+        let (handler, strays) = collecting();
+        let client = node(&looper, ours.timeout(30 * SECOND), handler);
+        let mut open = std::collections::VecDeque::new();
+        for n in 0..100_000u32 {
+            open.push_back((n, client.request(message(&echo, n.to_le_bytes()))));
+            if open.len() == 64 {
+                let (n, outcome) = open.pop_front().unwrap();
+                assert_eq!(outcome.result().unwrap().data(), n.to_le_bytes());
+            }
+        }
+        for (n, outcome) in open {
+            assert_eq!(outcome.result().unwrap().data(), n.to_le_bytes());
+        }
+        assert!(strays.try_recv().is_err());
+        client.stop(5 * SECOND).unwrap();
+        echo.stop(5 * SECOND).unwrap();
+    }
+}

@@ -456,3 +456,31 @@ fn one_slot_and_big_messages_lose_nothing() {
         outcome.result().unwrap();
     }
 }
+
+#[test]
+fn messages_that_were_encrypted_together_and_not_written_all_have_an_end_when_the_connection_breaks() {
+    let _watchdog = minute();
+    let company = Company::new();
+    let looper = Loop::new().unwrap();
+    let (handler, received) = collecting();
+    let held = company.config("server").synchronous(false).auto_release(false);
+    let server = node(&looper, held, handler);
+    let sending = company.config("client").synchronous(false).send_queue_messages(10_000);
+    let client = node(&looper, sending, quiet);
+    // Many small ones, which are gathered; more than the peer and the kernel take while nothing is released.
+    let sent: Vec<_> = (0..8000)
+        .map(|_| client.send(message(&server, vec![1; 2000])))
+        .collect();
+    let kept: Vec<_> = (0..16).map(|_| received.recv().unwrap()).collect();
+    assert!(!sent[7999].is_done());
+    let _ = server.stop(Wait::Never);
+    let (mut good, mut failed) = (0, 0);
+    for outcome in sent {
+        match outcome.result() {
+            Ok(_) => good += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(good >= 16 && failed > 0, "{good} {failed}");
+    drop(kept);
+}

@@ -240,7 +240,7 @@ impl Connection {
         let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).take();
         let why = why.unwrap_or_else(|| PoolError::PeerDied { peer: self.address() });
         let mut todo = Todo::default();
-        let mut begun = None;
+        let mut begun = Vec::new();
         if let Some(place) = self.place.get() {
             let other = self.node.other_link(&place.peer, self.id);
             let rest = || {
@@ -251,7 +251,7 @@ impl Connection {
             place.peer.lost(self.id, rest, &why, other, &mut todo);
         }
         let peer = self.place.get().map(|place| &place.peer).or(self.dialed.as_ref());
-        if let Some(Outgoing { message, cell, .. }) = begun {
+        for Outgoing { message, cell, .. } in begun {
             todo.wakes.push(cell.fail_with(why.clone(), message));
         }
         self.node.forget(self.id);

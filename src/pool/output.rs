@@ -62,6 +62,8 @@ pub(crate) struct Batch {
     written: usize,
     total: usize,
     is_taken: bool,
+    /// Some of it went out, of which `written` does not tell.
+    has_moved: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +128,7 @@ impl Batch {
             written: 0,
             total,
             is_taken: false,
+            has_moved: false,
         }
     }
 
@@ -147,6 +150,11 @@ impl Batch {
 
     pub(crate) fn set_taken(&mut self) {
         self.is_taken = true;
+    }
+
+    /// Some of it went out.
+    pub(crate) fn set_moved(&mut self) {
+        self.has_moved = true;
     }
 
     /// Calls with what is left to write, or the beginning of it.
@@ -200,17 +208,15 @@ impl Batch {
         self.items.next()
     }
 
-    /// What is left: the item that was begun, if there is one, and the others.
-    fn into_rest(mut self) -> (Option<Item>, Vec<Item>) {
+    /// What is left: what was begun, and what was not.
+    fn into_rest(mut self) -> (Vec<Item>, Vec<Item>) {
         let start = self.total_before();
-        let begun = (self.is_taken || self.written > start)
-            .then(|| self.items.next())
-            .flatten();
         if self.is_taken {
             // Encrypted as a whole: nobody knows how far it got.
-            return (begun, Vec::new());
+            return (self.items.collect(), Vec::new());
         }
-        (begun, self.items.collect())
+        let begun = (self.written > start).then(|| self.items.next()).flatten();
+        (begun.into_iter().collect(), self.items.collect())
     }
 
     /// Where the first item that is left begins.
@@ -358,7 +364,7 @@ impl Connection {
             drop(output);
             let before = batch.written;
             let outcome = self.stream.write(&mut batch);
-            let is_progress = batch.written > before;
+            let is_progress = std::mem::take(&mut batch.has_moved) || batch.written > before;
             let mut freed = 0;
             while let Some(item) = batch.next_written() {
                 freed += item.cost();
@@ -450,17 +456,18 @@ impl Connection {
     }
 
     /// What was not written: what was begun, and what was not. Only messages.
-    pub(crate) fn take_rest(&self) -> (Option<Outgoing>, Vec<Outgoing>) {
+    pub(crate) fn take_rest(&self) -> (Vec<Outgoing>, Vec<Outgoing>) {
         let mut output = self.output();
         output.pending = 0;
         output.blocked_since = None;
-        let (begun, mut rest) = output.blocked.take().map_or((None, Vec::new()), Batch::into_rest);
+        let (begun, mut rest) = output.blocked.take().map(Batch::into_rest).unwrap_or_default();
         rest.append(&mut output.items);
         drop(output);
         let message = |item: Item| match item.body {
             Body::Message(outgoing) => Some(outgoing),
             _ => None,
         };
-        (begun.and_then(message), rest.into_iter().filter_map(message).collect())
+        let messages = |items: Vec<Item>| items.into_iter().filter_map(message).collect();
+        (messages(begun), messages(rest))
     }
 }

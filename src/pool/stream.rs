@@ -131,7 +131,11 @@ impl Stream {
                         Err(error) => return Err(error),
                     }
                 }
+                let before = channel.queued();
                 let is_out = channel.try_flush()?;
+                if channel.queued() < before {
+                    batch.set_moved();
+                }
                 if !batch.is_taken() || !is_out {
                     return Ok(false);
                 }
