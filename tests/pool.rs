@@ -1098,6 +1098,33 @@ fn a_request_that_has_failed_can_be_made_again_and_does_not_delay_stopping() {
 }
 
 #[test]
+fn handlers_that_fill_the_send_queue_of_whom_they_serve_wait_for_room_and_keep_nobody_else_waiting() {
+    in_all_modes(|ours, theirs| {
+        let looper = Loop::new().unwrap();
+        // Room for one: nearly every message has to wait, while acknowledgements and messages come in.
+        let talking = |chirp: &Chirp, message: Message| {
+            for n in 0..10u8 {
+                drop(chirp.send(Message::to(message.peer().clone(), [n]).unwrap()));
+            }
+        };
+        let server = node(
+            &looper,
+            theirs.send_queue_messages(1).max_slots(2).timeout(20 * SECOND),
+            talking,
+        );
+        let (handler, received) = collecting();
+        let client = node(&looper, ours.timeout(20 * SECOND), handler);
+        let sent: Vec<_> = (0..60).map(|_| client.send(message(&server, "talk"))).collect();
+        for _ in 0..600 {
+            received.recv_timeout(30 * SECOND).expect("nobody is stuck");
+        }
+        for outcome in sent {
+            outcome.result().unwrap();
+        }
+    });
+}
+
+#[test]
 #[ignore = "a soak of a minute: cargo test --release --features pool --test pool -- --ignored"]
 fn sixty_four_open_requests_a_hundred_thousand_times() {
     let _watchdog = support::watchdog(Duration::from_secs(600));

@@ -245,9 +245,7 @@ impl Peer {
             return self.append(&mut state, link, outgoing, todo);
         }
         let size = outgoing.size();
-        while state.queue.len() >= self.rules.messages
-            || (!state.queue.is_empty() && state.bytes.saturating_add(size) > self.rules.bytes)
-        {
+        while self.is_full_for(&state, size) {
             let (peer, messages, bytes) = (self.address.clone(), state.queue.len(), state.bytes);
             match self.rules.policy {
                 SendPolicy::Fail => {
@@ -264,13 +262,10 @@ impl Peer {
                     if outgoing.cell.is_done() || deadline.has_passed() {
                         return todo.failed.push((outgoing, PoolError::TimedOut { peer, stage }));
                     }
-                    state.waiting += 1;
-                    state = super::workers::blocked(|| {
-                        let limit = deadline.cap(Duration::from_secs(3600));
-                        let woken = self.has_room.wait_timeout(state, limit);
-                        woken.unwrap_or_else(PoisonError::into_inner).0
-                    });
-                    state.waiting -= 1;
+                    // What a handler lends while it waits makes others go on, who may come by here.
+                    drop(state);
+                    super::workers::blocked(|| self.wait_for_room(size, deadline));
+                    state = self.lock();
                 }
             }
         }
@@ -282,6 +277,22 @@ impl Peer {
         state.bytes += size;
         state.queue.push_back(outgoing);
         self.pump(&mut state, todo);
+    }
+
+    fn is_full_for(&self, state: &State, size: usize) -> bool {
+        state.queue.len() >= self.rules.messages
+            || (!state.queue.is_empty() && state.bytes.saturating_add(size) > self.rules.bytes)
+    }
+
+    fn wait_for_room(&self, size: usize, deadline: &Deadline) {
+        let mut state = self.lock();
+        if self.is_full_for(&state, size) {
+            state.waiting += 1;
+            let limit = deadline.cap(Duration::from_secs(3600));
+            let woken = self.has_room.wait_timeout(state, limit);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
+        }
     }
 
     /// The link that may take this message now, past those that wait.
