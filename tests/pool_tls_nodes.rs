@@ -458,7 +458,7 @@ fn one_slot_and_big_messages_lose_nothing() {
 }
 
 #[test]
-fn messages_that_were_encrypted_together_and_not_written_all_have_an_end_when_the_connection_breaks() {
+fn messages_beyond_what_a_peer_takes_all_have_an_end_when_the_connection_breaks() {
     let _watchdog = minute();
     let company = Company::new();
     let looper = Loop::new().unwrap();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// `poll`, epoll, an event loop.
 ///
 /// A queue cannot be polled: its members sleep on memory. So while a doorbell is armed, a thread of this process sleeps in its stead, and
-/// makes the descriptor ready. Nobody else pays for it. The thread comes with the first arming and goes with the doorbell, a tenth of a second
+/// makes the descriptor ready. Nobody else pays for it. The thread comes with the first arming and goes with the doorbell, half a second
 /// later at most.
 ///
 /// The way to use it: take what is there; when there is nothing more, [arm](crate::Reader::arm_to_read) it; if that says `true`, sleep on the

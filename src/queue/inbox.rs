@@ -12,6 +12,7 @@ use crate::ring::read::{Found, Look};
 use crate::ring::sleep::ANY_KIND;
 use crate::sys::atomic::{AtomicU64, Ordering, fence, spin_hint};
 use crate::sys::futex::EVERY_BIT;
+use crate::sys::spinning_helps;
 use crate::wait::{Deadline, Wait};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -240,13 +241,14 @@ impl Inbox {
     /// the time takes the line from the writer for every single message; after a moment several are there, and their
     /// transfers overlap. One message and then nothing is no stream: there every nanosecond counts.
     ///
-    /// The moment grows while it pays: as long as each one brings a message for every few pauses.
+    /// The moment grows while it pays: as long as each one brings a message for every few pauses. It may be longer than a short
+    /// [`spin`](crate::QueueOptions::spin): it is no wait for something that may not come.
     fn look_away(&mut self, deadline: &Deadline) {
         let taken = self.sequence.wrapping_sub(self.caught_up);
         self.caught_up = self.sequence;
         if taken < STREAM {
             self.look_away = LOOK_AWAY.0;
-        } else if !matches!(deadline, Deadline::Now) && !self.spin.is_zero() {
+        } else if !matches!(deadline, Deadline::Now) && !self.spin.is_zero() && spinning_helps() {
             for _ in 0..self.look_away {
                 spin_hint();
             }
@@ -537,10 +539,7 @@ impl Inbox {
         let Err(seen) = self.look()? else {
             return Ok(false);
         };
-        if doorbell.changes_bits(self.wake_bits) {
-            // The thread may still be asleep for other kinds than are wanted now.
-            self.ring.ring_for_all();
-        }
+        let changes_bits = doorbell.changes_bits(self.wake_bits);
         let (ring, position, bits, is_racing) = (self.ring.clone(), self.position, self.wake_bits, self.is_racing);
         doorbell.start(&self.ring.segment.name, move |is_over| {
             // The member itself is not kept alive by this: when it leaves, it leaves at once.
@@ -551,6 +550,10 @@ impl Inbox {
             };
             ring.wait_for_record(position, seen, bits, Duration::ZERO, &Deadline::None, &has_changed);
         })?;
+        if changes_bits {
+            // The thread may still be asleep for other kinds than are wanted now. Once it is rung it must find that wait over.
+            self.ring.ring_for_all();
+        }
         Ok(true)
     }
 

@@ -96,7 +96,8 @@ impl Membership {
         }
         let frontier = self.ring.base();
         let end = frontier.wrapping_add(size + GRANULE);
-        let is_clear = (end.wrapping_sub(self.keeping.clear.load(Ordering::Relaxed)) as i64) <= 0;
+        // Also false for a falsified frontier, more than a lap away.
+        let is_clear = self.keeping.clear.load(Ordering::Relaxed).wrapping_sub(end) <= self.ring.capacity();
         if is_clear && self.is_active() {
             return Some((frontier, kept));
         }

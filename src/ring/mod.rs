@@ -64,6 +64,7 @@ impl Ring {
         }
     }
 
+    #[inline]
     fn capacity(&self) -> u64 {
         self.segment.geometry.capacity
     }

@@ -65,12 +65,19 @@ fn join(ring: &Arc<Ring>, role: Role) -> (Membership, Beginning) {
     ring.join(role, "", Start::Now, &Deadline::of(Wait::Forever)).unwrap()
 }
 
+std::thread_local! {
+    /// How many appends went the short way, in all schedules of this test: loom runs them on the test's own thread.
+    static AT_ONCE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// Appends a record of one granule whose four body words all are `value`.
 fn append(who: &Membership, value: u64) {
     let body = [value; 4];
     let (kind, body) = (b"", bytemuck::bytes_of(&body));
     // As `Writer::append` does.
-    if who.append_at_once(kind, body).is_none() {
+    if who.append_at_once(kind, body).is_some() {
+        AT_ONCE.set(AT_ONCE.get() + 1);
+    } else {
         who.append(Draft { kind, body }, Wait::Forever, &mut no_backlog)
             .unwrap();
     }
@@ -235,7 +242,8 @@ fn join_and_keep(ring: &Arc<Ring>) -> Membership {
 #[test]
 fn a_kept_claim_is_revoked_and_nothing_is_lost_or_slept_through() {
     explore(1, || {
-        let ring = ring(8, false);
+        // Long enough for the short way: no mark is near.
+        let ring = ring(16, false);
         let keeper = join_and_keep(&ring);
         let (reader, Beginning { position: mut at, .. }) = join(&ring, Role::Reader);
         // Joining has revoked it; the next append keeps it again.
@@ -256,6 +264,7 @@ fn a_kept_claim_is_revoked_and_nothing_is_lost_or_slept_through() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         std::mem::forget(reader);
     });
+    assert!(AT_ONCE.get() > 0, "no schedule took the short way");
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! Moving bytes of records in and out of a segment.
 //!
 //! No reference to shared bytes is ever made: another process may be writing them. Small pieces move as relaxed 64-bit
-//! atomics, which is also what makes a copy that races with a writer (an observer's) a defined thing to do. Large pieces
+//! atomics, which is also what makes a copy that races with a writer (an observer's) a defined thing to do; whole cache lines of
+//! them, where the processor is known, by four instructions of 16 bytes that the compiler does not look into. Large pieces
 //! that the protocol keeps still (a writer's own record, a record that a reader's cursor holds) move by `memcpy`.
+//!
+//! Sanitizers do not see what assembler does, so for them (`--cfg fuzzing`, which cargo-fuzz sets, and `--cfg plain_copies`) lines move
+//! word by word.
 
 use super::Segment;
 use super::layout::{MIN_CAPACITY, RECORD_HEADER};
@@ -117,12 +121,12 @@ impl<'s> Spot<'s> {
 /// `to` is good for [`TURN`] words.
 #[inline(always)]
 unsafe fn line_in(from: &[[u8; 8]; TURN], to: *const AtomicU64) {
-    #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
     // SAFETY: `from` is that long, and `to` by the caller.
     unsafe {
         wide_line(from.as_ptr().cast(), to.cast_mut().cast())
     };
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
     // SAFETY: the caller's.
     unsafe {
         copy_words(from, &[], to)
@@ -136,12 +140,12 @@ unsafe fn line_in(from: &[[u8; 8]; TURN], to: *const AtomicU64) {
 /// `from` is good for [`TURN`] words.
 #[inline(always)]
 unsafe fn line_out(from: *const AtomicU64, to: &mut [u64; TURN]) {
-    #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
     // SAFETY: `to` is that long, and `from` by the caller.
     unsafe {
         wide_line(from.cast(), to.as_mut_ptr().cast())
     };
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
     for (index, word) in to.iter_mut().enumerate() {
         // SAFETY: the caller's.
         *word = unsafe { &*from.add(index) }.load(Ordering::Relaxed);
@@ -154,7 +158,7 @@ unsafe fn line_out(from: *const AtomicU64, to: &mut [u64; TURN]) {
 /// # Safety
 ///
 /// Both are good for [`TURN`] words.
-#[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
+#[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
 #[inline(always)]
 unsafe fn wide_line(from: *const u8, to: *mut u8) {
     // SAFETY: the caller's. In assembler, because what others may be reading or writing is no memory for the compiler to move

@@ -273,6 +273,8 @@ mod tests {
         let prose = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/segment-format.md")).unwrap();
         for fact in [
             format!("format version {FORMAT_VERSION}"),
+            format!("| version | {FORMAT_VERSION} |"),
+            format!("magic; byte order; version {FORMAT_VERSION}"),
             format!("control block | {CONTROL_OFFSET} |"),
             format!("slot table | {SLOTS_OFFSET} |"),
             format!("slot size | {} |", size_of::<Slot>()),

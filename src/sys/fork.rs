@@ -66,7 +66,7 @@ fn begin() -> u64 {
     // SAFETY: the handlers are `extern "C"` functions that live as long as the program, touch only the lock above, and
     // do not unwind.
     unsafe {
-        nix::libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
+        nix::libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child));
     }
     // Who comes second leaves his page unused.
     let _ = PAGE.compare_exchange(std::ptr::null_mut(), wiped_page(), Ordering::AcqRel, Ordering::Acquire);
@@ -198,7 +198,18 @@ extern "C" fn before_fork() {
     });
 }
 
-/// Runs in the parent and in the child.
+/// Runs in the child. The page is empty already, unless the system refused to empty it.
+#[cfg(not(any(loom, miri)))]
+extern "C" fn after_fork_in_child() {
+    let page = PAGE.load(Ordering::Relaxed);
+    if !page.is_null() {
+        // SAFETY: as in `generation`.
+        unsafe { &*page }.store(0, Ordering::Relaxed);
+    }
+    after_fork();
+}
+
+/// Runs in the parent and, last, in the child.
 #[cfg(not(any(loom, miri)))]
 extern "C" fn after_fork() {
     let _ = ACROSS_FORK.try_with(|held| held.borrow_mut().take());
