@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use support::minute;
 use syncq::Wait;
 use syncq::pool::wire::{Announcement, Frame, FrameHeader, HANDSHAKE_LEN, HEADER_LEN, Handshake, flags};
-use syncq::pool::{Chirp, Config, Identity, Loop, Message, PoolError, Stage};
+use syncq::pool::{Chirp, Config, Identity, Loop, Message, PoolError, SendOptions, Stage};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -434,4 +434,66 @@ fn an_idle_connection_is_closed_after_its_time_and_one_that_is_used_late_gives_a
     peer.must_be_closed();
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(590) && took < 12 * SECOND, "{took:?}");
+}
+
+// ------------------------------------------------------------------------------------------------- what ends, and with which words
+
+#[test]
+fn results_that_are_polled_end_when_the_connection_breaks_at_the_first_write() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let (ours, _messages) = node(&looper, plain().synchronous(false));
+    let (listener, address) = listener();
+    let mut outcomes: Vec<_> = (0..3)
+        .map(|_| ours.request(Message::to(address, "?").unwrap()))
+        .collect();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    for outcome in &mut outcomes {
+        assert!(std::pin::Pin::new(outcome).poll(&mut context).is_pending());
+    }
+    let mut stream = listener.accept().unwrap().0;
+    // It has greeted. What is not read when the socket is closed makes that a reset.
+    stream.peek(&mut [0]).unwrap();
+    let (is_held, held) = mpsc::channel();
+    let (go_on, until) = mpsc::channel::<()>();
+    looper.call_soon(move || {
+        is_held.send(()).unwrap();
+        let _ = until.recv();
+    });
+    held.recv().unwrap();
+    let greeting = Handshake {
+        port: address.port(),
+        identity: Identity::from([9; 16]),
+    };
+    stream.write_all(&greeting.to_bytes()).unwrap();
+    drop(stream);
+    drop(go_on);
+    for mut outcome in outcomes {
+        outcome.wait(Wait::For(20 * SECOND)).unwrap_err();
+    }
+    ours.stop(SECOND).unwrap();
+    looper.stop();
+}
+
+#[test]
+fn what_a_peer_has_read_before_it_took_no_more_is_not_said_to_be_unsent() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let (ours, _messages) = node(&looper, plain().synchronous(false).timeout(SECOND));
+    let (listener, address) = listener();
+    let long = || SendOptions::new().within(30 * SECOND);
+    let read = ours.request_with(Message::to(address, "read").unwrap(), long());
+    let mut peer = Scripted::accept(&listener);
+    assert_eq!(peer.frame().data, b"read");
+    let half = ours.send_with(Message::to(address, vec![7; 64 << 20]).unwrap(), long());
+    let error = half.result().unwrap_err();
+    let is_writing = matches!(&error, PoolError::TimedOut { stage, .. } if *stage == Stage::Writing);
+    assert!(is_writing && error.is_unsent(), "{error:?}");
+    let error = read.result().unwrap_err();
+    assert!(
+        matches!(error, PoolError::PeerDied { .. }) && !error.is_unsent(),
+        "{error:?}"
+    );
+    ours.stop(SECOND).unwrap();
+    looper.stop();
 }

@@ -239,23 +239,31 @@ impl Connection {
         }
         let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).take();
         let why = why.unwrap_or_else(|| PoolError::PeerDied { peer: self.address() });
+        // Why the connection was given up need not be true of what went out before.
+        let sent = match why.is_unsent() {
+            true => PoolError::PeerDied { peer: self.address() },
+            false => why.clone(),
+        };
         let mut todo = Todo::default();
-        let mut begun = Vec::new();
+        let mut wakes = Vec::new();
         if let Some(place) = self.place.get() {
-            let other = self.node.other_link(&place.peer, self.id);
+            let other = || self.node.other_link(&place.peer, self.id);
             let rest = || {
-                let (it, rest) = self.take_rest();
-                begun = it;
-                rest
+                let left = self.take_rest();
+                // Before the peer fails what was not released.
+                let half = left.half.into_iter().map(|outgoing| (outgoing, &why));
+                let unknown = left.unknown.into_iter().map(|outgoing| (outgoing, &sent));
+                for (Outgoing { message, cell, .. }, why) in half.chain(unknown) {
+                    wakes.push(cell.fail_with(why.clone(), message));
+                }
+                left.unsent
             };
-            place.peer.lost(self.id, rest, &why, other, &mut todo);
+            place.peer.lost(self.id, rest, &sent, other, &mut todo);
         }
+        todo.wakes.append(&mut wakes);
         let peer = self.place.get().map(|place| &place.peer).or(self.dialed.as_ref());
-        for Outgoing { message, cell, .. } in begun {
-            todo.wakes.push(cell.fail_with(why.clone(), message));
-        }
         self.node.forget(self.id);
-        self.node.fail_requests(&why, |cell| cell.way() == self.id);
+        self.node.fail_requests(&sent, |cell| cell.way() == self.id);
         if let Some(peer) = peer {
             if !self.is_opened.load(Ordering::Acquire) && self.dialed.is_some() {
                 peer.not_connected(&self.why_not(why), &mut todo);
@@ -440,6 +448,10 @@ impl Link for Connection {
 
     fn is_stopping(&self) -> bool {
         self.is_peer_stopping.load(Ordering::Acquire)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.stage() == stage::CLOSED
     }
 
     fn certificate(&self) -> Option<Certificate> {

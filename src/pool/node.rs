@@ -229,7 +229,7 @@ impl Node {
         if how.is_request {
             match cell.is_done() {
                 // It failed at once.
-                true => drop(self.take_request(cell.identity)),
+                true => drop(self.take_request_of(&cell)),
                 false => due.into_iter().for_each(|due| self.looper.due(due)),
             }
         }
@@ -266,12 +266,7 @@ impl Node {
     pub(crate) fn carry_out(&self, peer: &Arc<Peer>, todo: Todo) {
         // What was not sent is not going to be answered.
         for (outgoing, _) in todo.failed.iter().filter(|(outgoing, _)| outgoing.is_request) {
-            let mut requests = lock(&self.requests);
-            let waiting = requests.get(&outgoing.cell.identity);
-            // Another one may have been sent under this identity meanwhile.
-            if waiting.is_some_and(|waiting| Arc::ptr_eq(&waiting.cell, &outgoing.cell)) {
-                requests.remove(&outgoing.cell.identity);
-            }
+            drop(self.take_request_of(&outgoing.cell));
         }
         let (is_to_connect, due) = todo.carry_out();
         if let Some(due) = due {
@@ -325,6 +320,8 @@ impl Node {
         let key = (address.clone(), certificate);
         let mut peers = lock(&self.peers);
         if let Some(peer) = peers.get(&key) {
+            // With the map locked, so that it is not forgotten before it is used.
+            peer.touch();
             return peer.clone();
         }
         let rules = Rules {
@@ -445,6 +442,16 @@ impl Node {
 
     pub(crate) fn take_request(&self, identity: Identity) -> Option<Pending> {
         lock(&self.requests).remove(&identity)
+    }
+
+    /// The request of this very cell. Another one may have been sent under its identity meanwhile.
+    fn take_request_of(&self, cell: &Cell) -> Option<Pending> {
+        let mut requests = lock(&self.requests);
+        let waiting = requests.get(&cell.identity)?;
+        match std::ptr::eq(&*waiting.cell, cell) {
+            true => requests.remove(&cell.identity),
+            false => None,
+        }
     }
 
     pub(crate) fn awaits_answer(&self, link: u64) -> bool {
@@ -667,7 +674,7 @@ impl Node {
 
 impl Canceller for Node {
     fn cancelled(&self, cell: &Cell) {
-        drop(self.take_request(cell.identity));
+        drop(self.take_request_of(cell));
         self.abandon(cell.identity, cell);
         // What waits in a queue is found there.
         self.looper.due(Instant::now());

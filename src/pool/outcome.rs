@@ -97,19 +97,18 @@ impl Cell {
         self.way.store(link, Ordering::Release);
     }
 
-    /// Who reads what will bring the result.
-    pub(crate) fn set_attendant(&self, attendant: Arc<dyn Attendant>) {
+    /// Who reads what will bring the result. `true`: the result is awaited by nobody who could read, and [`attend`](Attendant::attend) is to be
+    /// called, outside of all locks.
+    #[must_use = "somebody may wait for what nobody reads"]
+    pub(crate) fn set_attendant(&self, attendant: Arc<dyn Attendant>) -> bool {
         let mut state = self.lock();
         let is_polled = state.waker.is_some();
         if state.sleepers > 0 {
             state.is_nudged = true;
             self.changed.notify_all();
         }
-        state.attendant = Some(attendant.clone());
-        drop(state);
-        if is_polled {
-            attendant.attend();
-        }
+        state.attendant = Some(attendant);
+        is_polled
     }
 
     pub(crate) fn set_canceller(&self, canceller: Weak<dyn Canceller>) {

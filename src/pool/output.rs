@@ -66,6 +66,16 @@ pub(crate) struct Batch {
     has_moved: bool,
 }
 
+/// Messages that a connection has not written when it ends.
+pub(crate) struct Left {
+    /// Begun, and certain not to be there as a whole.
+    pub(crate) half: Vec<Outgoing>,
+    /// Encrypted together: nobody knows how far these got.
+    pub(crate) unknown: Vec<Outgoing>,
+    /// Not begun.
+    pub(crate) unsent: Vec<Outgoing>,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Piece {
     Text { from: usize, to: usize },
@@ -336,7 +346,9 @@ impl Connection {
             let Some(place) = self.place.get() else { return };
             let mut todo = Todo::default();
             place.peer.drained(&mut todo);
+            // That is being done.
             todo.flush.retain(|link| link.id() != self.id);
+            todo.attend.retain(|link| link.id() != self.id);
             self.node.carry_out(&place.peer, todo);
         }
     }
@@ -455,12 +467,14 @@ impl Connection {
         !output.is_writing
     }
 
-    /// What was not written: what was begun, and what was not. Only messages.
-    pub(crate) fn take_rest(&self) -> (Vec<Outgoing>, Vec<Outgoing>) {
+    /// What was not written. Only messages.
+    pub(crate) fn take_rest(&self) -> Left {
         let mut output = self.output();
         output.pending = 0;
         output.blocked_since = None;
-        let (begun, mut rest) = output.blocked.take().map(Batch::into_rest).unwrap_or_default();
+        let blocked = output.blocked.take();
+        let is_taken = blocked.as_ref().is_some_and(Batch::is_taken);
+        let (begun, mut rest) = blocked.map(Batch::into_rest).unwrap_or_default();
         rest.append(&mut output.items);
         drop(output);
         let message = |item: Item| match item.body {
@@ -468,6 +482,14 @@ impl Connection {
             _ => None,
         };
         let messages = |items: Vec<Item>| items.into_iter().filter_map(message).collect();
-        (messages(begun), messages(rest))
+        let (half, unknown) = match is_taken {
+            true => (Vec::new(), begun),
+            false => (begun, Vec::new()),
+        };
+        Left {
+            half: messages(half),
+            unknown: messages(unknown),
+            unsent: messages(rest),
+        }
     }
 }

@@ -82,6 +82,9 @@ pub(crate) trait Link: Attendant {
     /// The peer has said that it is stopping.
     fn is_stopping(&self) -> bool;
 
+    /// It is over: its peer has heard of that, or is about to.
+    fn is_closed(&self) -> bool;
+
     /// What the peer has shown of itself.
     fn certificate(&self) -> Option<Certificate> {
         None
@@ -161,6 +164,8 @@ pub(crate) struct Todo {
     /// Dropped last, which wakes.
     pub(crate) wakes: Vec<Wake>,
     pub(crate) flush: Vec<Arc<dyn Link>>,
+    /// Links over which something is awaited by nobody who could read it.
+    pub(crate) attend: Vec<Arc<dyn Link>>,
     /// Nothing is sent without a new link.
     pub(crate) connect: bool,
     /// When something of it is overdue.
@@ -174,6 +179,12 @@ pub(crate) struct Todo {
 }
 
 impl Todo {
+    fn attend(&mut self, link: &Arc<dyn Link>) {
+        if !self.attend.iter().any(|other| other.id() == link.id()) {
+            self.attend.push(link.clone());
+        }
+    }
+
     fn due_at(&mut self, due: Due) {
         self.due = match (self.due, due) {
             (Some(one), Some(other)) => Some(one.min(other)),
@@ -188,6 +199,9 @@ impl Todo {
         }
         for link in self.flush {
             link.flush();
+        }
+        for link in self.attend {
+            link.attend();
         }
         for (link, error) in self.give_up {
             link.give_up(error);
@@ -272,7 +286,9 @@ impl Peer {
         todo.due_at(outgoing.send_by);
         if let Some(link) = &state.link {
             // Who waits for it may read what it waits for.
-            outgoing.cell.set_attendant(link.clone().as_attendant());
+            if outgoing.cell.set_attendant(link.clone().as_attendant()) {
+                todo.attend(link);
+            }
         }
         state.bytes += size;
         state.queue.push_back(outgoing);
@@ -351,7 +367,9 @@ impl Peer {
             flags: bits,
         };
         todo.answered.extend(outgoing.receipt.take());
-        outgoing.cell.set_attendant(link.clone().as_attendant());
+        if outgoing.cell.set_attendant(link.clone().as_attendant()) {
+            todo.attend(&link);
+        }
         let body = Body::Message(outgoing);
         link.append(Item { head, body });
         if !todo.flush.iter().any(|other| other.id() == link.id()) {
@@ -392,11 +410,14 @@ impl Peer {
     /// There is a link. The newest is the one to use.
     pub(crate) fn established(&self, link: Arc<dyn Link>, todo: &mut Todo) {
         let mut state = self.lock();
-        state.link = Some(link);
         state.phase = Phase::Idle;
-        state.pause = FIRST_PAUSE;
         state.last_used = Instant::now();
-        self.pump(&mut state, todo);
+        // One that has broken meanwhile may have been lost already, and would stay for ever.
+        if !link.is_closed() {
+            state.link = Some(link);
+            state.pause = FIRST_PAUSE;
+        }
+        self.pump_or_rest(&mut state, todo);
     }
 
     /// A link that was being made could not be.
@@ -436,26 +457,28 @@ impl Peer {
         todo.due_at(Some(until));
     }
 
-    /// A link has broken. `unsent` says what it took and has written nothing of. `other`: another link to this peer that is there still.
+    /// A link has broken. `unsent` says what it took and has written nothing of. `other`: another link to this peer that is there still. Both
+    /// are asked with the peer locked: another link that breaks after that is lost after this one.
     pub(crate) fn lost(
         &self,
         link: u64,
         unsent: impl FnOnce() -> Vec<Outgoing>,
         error: &PoolError,
-        other: Option<Arc<dyn Link>>,
+        other: impl FnOnce() -> Option<Arc<dyn Link>>,
         todo: &mut Todo,
     ) {
         let mut state = self.lock();
         if state.link.as_ref().is_none_or(|current| current.id() == link) {
-            state.link = other;
+            state.link = other();
         }
         let unsent = unsent();
-        let is_unsent = |identity| unsent.iter().any(|outgoing| outgoing.message.identity == identity);
+        // Not by their identity: copies of one message have the same.
+        let is_unsent = |cell: &Arc<Cell>| unsent.iter().any(|outgoing| Arc::ptr_eq(&outgoing.cell, cell));
         state.inflight.retain(|sent| {
             if sent.link.id() != link {
                 return true;
             }
-            if !is_unsent(sent.identity) {
+            if !is_unsent(&sent.cell) {
                 todo.wakes.push(sent.cell.fail(error.clone()));
             }
             false
@@ -576,6 +599,11 @@ impl Peer {
                 todo.due_at(Some(until));
             }
         }
+    }
+
+    /// Somebody is about to use it.
+    pub(crate) fn touch(&self) {
+        self.lock().last_used = Instant::now();
     }
 
     /// What is shown at the other end of its link.

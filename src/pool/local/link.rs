@@ -268,7 +268,7 @@ impl QueueLink {
             };
             items.into_iter().flatten().filter_map(message).collect()
         };
-        self.peer.lost(self.id, rest, why, None, &mut todo);
+        self.peer.lost(self.id, rest, why, || None, &mut todo);
         self.node.fail_requests(why, |cell| cell.way() == self.id);
         self.node.carry_out(&self.peer, todo);
     }
@@ -327,6 +327,10 @@ impl Link for QueueLink {
         self.is_stopping.load(Ordering::Acquire)
     }
 
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
     fn as_attendant(self: Arc<Self>) -> Arc<dyn Attendant> {
         self
     }
@@ -334,7 +338,7 @@ impl Link for QueueLink {
     /// A message was not released in time. That is no reason to lose the way, on which others are answered.
     fn give_up(self: Arc<Self>, error: PoolError) {
         let mut todo = Todo::default();
-        let still: Option<Arc<dyn Link>> = (!self.is_closed.load(Ordering::Acquire)).then(|| self.clone() as _);
+        let still = || (!self.is_closed.load(Ordering::Acquire)).then(|| self.clone() as Arc<dyn Link>);
         self.peer.lost(self.id, Vec::new, &error, still, &mut todo);
         self.node.carry_out(&self.peer, todo);
     }

@@ -109,7 +109,7 @@ impl Echo {
         let node = local.node(whom, &deadline)?;
         let identity = Identity::random();
         let cell = Cell::new(identity);
-        cell.set_attendant(Arc::new(Reads(local.clone())));
+        let _ = cell.set_attendant(Arc::new(Reads(local.clone())));
         local.expect(&node, &cell);
         self.asked
             .lock()
