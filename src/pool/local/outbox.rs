@@ -94,6 +94,11 @@ impl Way {
     }
 }
 
+/// Whether there was no room in time, or no turn.
+fn is_full(error: &crate::Error) -> bool {
+    matches!(error, crate::Error::Full(_) | crate::Error::Busy { .. })
+}
+
 impl Outbox {
     /// Opens the node called `name`.
     ///
@@ -164,33 +169,31 @@ impl Outbox {
             Lane::Messages => &self.messages,
             Lane::Answers => self.way_of_answers(deadline)?,
         };
-        let full = || LocalError::Full;
-        let mut slice = *deadline;
-        loop {
-            // Not the whole time at once: the node may die while its queue is full.
-            if !matches!(deadline, Deadline::Now) {
-                slice = Deadline::of(Wait::For(deadline.cap(LOOK_EVERY)));
-            }
-            let appended = way
-                .writer
-                .with(deadline, |writer| {
-                    parcel::append(writer, head, parts, way.longest, &slice)
-                })
-                .ok_or_else(full)?;
-            match appended {
-                Ok(()) => return Ok(()),
-                Err(crate::Error::Full(_) | crate::Error::Busy { .. }) => {
-                    if !self.look() {
-                        return Err(LocalError::Died);
+        // For all of it: of a frame that goes in pieces, nothing else may come between them.
+        let appended = way.writer.with(deadline, |writer| {
+            let mut from = 0;
+            loop {
+                // Not the whole time at once: the node may die while its queue is full.
+                let slice = match deadline {
+                    Deadline::Now => Deadline::Now,
+                    _ => Deadline::of(Wait::For(deadline.cap(LOOK_EVERY))),
+                };
+                match parcel::append(writer, head, parts, way.longest, &mut from, &slice) {
+                    Ok(()) => return Ok(()),
+                    Err(error) if is_full(&error) => {
+                        if !self.look() {
+                            return Err(LocalError::Died);
+                        }
+                        if deadline.has_passed() {
+                            return Err(LocalError::Full);
+                        }
                     }
-                    if deadline.has_passed() {
-                        return Err(full());
-                    }
+                    Err(crate::Error::Evicted { .. }) => return Err(LocalError::Died),
+                    Err(error) => return Err(error.into()),
                 }
-                Err(crate::Error::Evicted { .. }) => return Err(LocalError::Died),
-                Err(error) => return Err(error.into()),
             }
-        }
+        });
+        appended.unwrap_or(Err(LocalError::Full))
     }
 
     fn way_of_answers(&self, deadline: &Deadline) -> Result<&Way, LocalError> {
@@ -207,6 +210,8 @@ impl Outbox {
         match opened {
             None => Err(LocalError::Full),
             Some(Err(LocalError::NoPeer)) => Err(LocalError::Died),
+            // Of its greeting. What was to go this way can wait for room as well.
+            Some(Err(LocalError::Queue(error))) if is_full(&error) => Err(LocalError::Full),
             Some(Err(error)) => Err(error),
             Some(Ok(())) => Ok(self.answers.get().expect("set just now, or before")),
         }

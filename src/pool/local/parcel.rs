@@ -153,12 +153,14 @@ pub(super) fn greet(writer: &mut Writer, hello: &Hello, deadline: &Deadline) -> 
 
 /// Appends a frame: whole if it is at most `longest` bytes, in pieces of that size otherwise.
 ///
-/// If the time is over in the middle of the pieces, the reader throws away those that it has got.
+/// `from`: how much of it was appended already. If the time is over in the middle of the pieces, another call with what this one has left there
+/// goes on; if none is made, the reader throws away the pieces that it has got.
 pub(super) fn append(
     writer: &mut Writer,
     head: &FrameHeader,
     [header, data]: [&[u8]; 2],
     longest: usize,
+    from: &mut usize,
     deadline: &Deadline,
 ) -> crate::Result<()> {
     debug_assert_eq!(
@@ -177,16 +179,15 @@ pub(super) fn append(
         return writer.append("", &body[..end], deadline.wait()).map(drop);
     }
     let parts = [&fixed[..], header, data];
-    let mut from = 0;
-    while from < len {
-        let kind = match (from, len <= longest) {
+    while *from < len {
+        let kind = match (*from, len <= longest) {
             (0, true) => "",
             (0, false) => FIRST,
             _ => MORE,
         };
-        let size = longest.min(len - from);
+        let size = longest.min(len - *from);
         let mut place = writer.reserve(kind, size, deadline.wait())?;
-        let (mut at, mut skip) = (0, from);
+        let (mut at, mut skip) = (0, *from);
         for part in parts {
             let skipped = skip.min(part.len());
             let part = &part[skipped..];
@@ -196,7 +197,7 @@ pub(super) fn append(
             at += part.len();
         }
         place.commit()?;
-        from += size;
+        *from += size;
     }
     Ok(())
 }

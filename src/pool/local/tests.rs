@@ -201,6 +201,47 @@ fn a_message_of_more_bytes_than_the_queue_has_goes_in_pieces() {
 }
 
 #[test]
+fn a_long_message_arrives_at_a_reader_that_takes_its_time() {
+    let name = unique("slow");
+    let inbox = inbox::Inbox::open(&name, 1 << 16, &Arc::default(), 1 << 30).unwrap();
+    let mut reading = inbox.messages;
+    let data: Vec<u8> = (0..1u32 << 20).map(|n| (n * 7 + n / 256) as u8).collect();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_secs(20) {
+                // All in all that takes several times as long as the sender waits at a time.
+                std::thread::sleep(Duration::from_millis(4));
+                if let Some(parcel::Parcel::Frame(_, frame)) = reading.next(Wait::For(Duration::from_secs(1))).unwrap()
+                {
+                    return Some((began.elapsed(), frame.data));
+                }
+            }
+            None
+        });
+        let hello = remote::Hello {
+            identity: Identity::random(),
+            announced: Announcement::OURS,
+        };
+        let deadline = Deadline::of(Wait::For(Duration::from_secs(10)));
+        let outboxes = outbox::Outboxes::new("sender".into(), hello);
+        let head = FrameHeader {
+            data_len: data.len() as u32,
+            ..FrameHeader::default()
+        };
+        let node = outboxes.get(&name, &deadline).unwrap();
+        let sent = node.put(Lane::Messages, &head, [b"", &data], &deadline);
+        let (took, got) = reader.join().unwrap().expect("it arrives");
+        sent.unwrap();
+        assert!(took > 3 * outbox::LOOK_EVERY, "{took:?}");
+        assert!(got == data);
+    });
+    assert!(remove(&name).is_err(), "it is read");
+    drop(reading);
+    assert!(remove(&name).unwrap());
+}
+
+#[test]
 fn more_than_slots_and_threads_is_handled_all_the_same() {
     let (a, b) = (unique("a"), unique("b"));
     let config = config().workers(3).max_slots(2).queue_capacity(1 << 14);
