@@ -25,10 +25,26 @@ pub(crate) struct Queues {
     me: Weak<Queues>,
     node: Weak<Node>,
     local: OnceLock<Local>,
-    links: Mutex<HashMap<Arc<str>, Arc<QueueLink>>>,
-    /// One at a time opens.
-    opening: Mutex<()>,
+    links: Mutex<Links>,
     broken: OnceLock<PoolError>,
+}
+
+/// The ways to other nodes.
+#[derive(Default)]
+struct Links {
+    by_name: HashMap<Arc<str>, Arc<QueueLink>>,
+    /// The node has ended: there will be no more. A handler may be at work still, and have something to say.
+    is_over: bool,
+}
+
+impl Links {
+    /// The one to the node called `name`.
+    fn open(&self, name: &str) -> Result<Option<Arc<QueueLink>>, LocalError> {
+        match self.is_over {
+            true => Err(LocalError::Over),
+            false => Ok(self.by_name.get(name).filter(|link| !link.is_closed()).cloned()),
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -47,7 +63,6 @@ impl Queues {
             node: Arc::downgrade(node),
             local: OnceLock::new(),
             links: Mutex::default(),
-            opening: Mutex::default(),
             broken: OnceLock::new(),
         });
         let host: Arc<dyn Host> = queues.clone();
@@ -70,18 +85,45 @@ impl Queues {
         self.local().name()
     }
 
-    /// Sees to it that there is a way to a peer that is addressed by its queue.
+    /// Sees to it that there is a way to a peer that is addressed by its queue. Does not wait: where there is no room to introduce oneself, a
+    /// thread does, for as long as that lasts.
     pub(crate) fn connect(self: &Arc<Self>, node: &Arc<Node>, peer: &Arc<Peer>) {
-        let Address::Queue(name) = &peer.address else { return };
-        let deadline = Deadline::of(Wait::For(node.config.connect_timeout().min(SOON)));
+        if self.try_connect(node, peer, &Deadline::Now) {
+            return;
+        }
+        let (me, its, whom) = (self.clone(), node.clone(), peer.clone());
+        let patience = Wait::For(node.config.connect_timeout().min(SOON));
+        let is_started = self.aside(move || {
+            me.try_connect(&its, &whom, &Deadline::of(patience));
+        });
+        if let Err(error) = is_started {
+            let mut todo = Todo::default();
+            peer.not_connected(&error.about(peer.address.clone()), &mut todo);
+            node.carry_out(peer, todo);
+        }
+    }
+
+    /// `false`: not now.
+    fn try_connect(self: &Arc<Self>, node: &Arc<Node>, peer: &Arc<Peer>, deadline: &Deadline) -> bool {
+        let Address::Queue(name) = &peer.address else {
+            return true;
+        };
         let mut todo = Todo::default();
-        match self.link(node, name, &deadline) {
+        match self.link(node, name, deadline) {
             // It was there already.
             Ok((link, false)) => peer.established(link, &mut todo),
             Ok((_, true)) => {}
+            Err(error) if error.is_for_now() && matches!(deadline, Deadline::Now) => return false,
             Err(error) => peer.not_connected(&error.about(peer.address.clone()), &mut todo),
         }
         node.carry_out(peer, todo);
+        true
+    }
+
+    /// Does something that may wait, on a thread of its own.
+    fn aside(&self, what: impl FnOnce() + Send + 'static) -> Result<(), LocalError> {
+        let thread = std::thread::Builder::new().name(format!("{} opens", self.name()));
+        thread.spawn(what).map(drop).map_err(LocalError::Thread)
     }
 
     /// The link to the node called `name`, and whether it was made by this.
@@ -91,34 +133,52 @@ impl Queues {
         name: &str,
         deadline: &Deadline,
     ) -> Result<(Arc<QueueLink>, bool), LocalError> {
-        let known = || lock(&self.links).get(name).filter(|link| !link.is_closed()).cloned();
-        if let Some(link) = known() {
+        if let Some(link) = lock(&self.links).open(name)? {
             return Ok((link, false));
         }
-        let one_at_a_time = lock(&self.opening);
-        if let Some(link) = known() {
-            return Ok((link, false));
-        }
+        // Without a lock: it may take as long as it is allowed to, and others have other nodes to open.
         let outbox = self.local().node(name, deadline)?;
         let peer = node.peer(&Address::queue(name), None);
-        let link = QueueLink::new(node.clone(), self.clone(), peer.clone(), outbox);
-        let before = lock(&self.links).insert(link.outbox.name.clone(), link.clone());
+        let (link, before) = {
+            let mut links = lock(&self.links);
+            match links.open(name) {
+                Ok(None) => {}
+                // Another thread was faster.
+                Ok(Some(link)) => return Ok((link, false)),
+                Err(error) => {
+                    drop(links);
+                    self.local().forget(&outbox);
+                    return Err(error);
+                }
+            }
+            let link = QueueLink::new(node.clone(), self.clone(), peer.clone(), outbox);
+            let before = links.by_name.insert(link.outbox.name.clone(), link.clone());
+            (link, before)
+        };
         let mut todo = Todo::default();
         peer.established(link.clone(), &mut todo);
-        drop(one_at_a_time);
         node.carry_out(&peer, todo);
+        let error = || PoolError::PeerDied {
+            peer: peer.address.clone(),
+        };
         if let Some(before) = before {
-            before.break_off(&PoolError::PeerDied {
-                peer: peer.address.clone(),
-            });
+            before.break_off(&error());
+        }
+        // Before the peer had it: it must not keep it.
+        if link.is_closed() {
+            link.break_off(&error());
         }
         Ok((link, true))
     }
 
     pub(super) fn forget(&self, gone: &QueueLink) {
         let mut links = lock(&self.links);
-        if links.get(&gone.outbox.name).is_some_and(|link| link.id() == gone.id()) {
-            links.remove(&gone.outbox.name);
+        if links
+            .by_name
+            .get(&gone.outbox.name)
+            .is_some_and(|link| link.id() == gone.id())
+        {
+            links.by_name.remove(&gone.outbox.name);
         }
         drop(links);
         self.local().forget(&gone.outbox);
@@ -126,16 +186,24 @@ impl Queues {
 
     fn link_of(&self, outbox: &Arc<Outbox>) -> Option<Arc<QueueLink>> {
         let links = lock(&self.links);
-        links.values().find(|link| Arc::ptr_eq(&link.outbox, outbox)).cloned()
+        links
+            .by_name
+            .values()
+            .find(|link| Arc::ptr_eq(&link.outbox, outbox))
+            .cloned()
     }
 
     fn links(&self) -> Vec<Arc<QueueLink>> {
-        lock(&self.links).values().cloned().collect()
+        lock(&self.links).by_name.values().cloned().collect()
     }
 
     /// Nobody waits for the answer any more that was expected from there. `false`: there is no such link.
     pub(crate) fn abandon(&self, identity: Identity, way: u64) -> bool {
-        let link = lock(&self.links).values().find(|link| link.id() == way).cloned();
+        let link = lock(&self.links)
+            .by_name
+            .values()
+            .find(|link| link.id() == way)
+            .cloned();
         let Some(link) = link else { return false };
         link.sign(about(identity, flags::CANCEL), b"");
         true
@@ -177,6 +245,7 @@ impl Queues {
 
     /// Ends it. The queues are removed.
     pub(crate) fn end(&self, why: &PoolError) {
+        lock(&self.links).is_over = true;
         for link in self.links() {
             link.break_off(why);
         }
@@ -261,7 +330,7 @@ impl Host for Queues {
             _ => {
                 let error = PoolError::PeerStopping { peer: address };
                 if head.identity.is_zero() {
-                    let link = lock(&self.links).get(&from.name).cloned();
+                    let link = lock(&self.links).by_name.get(&from.name).cloned();
                     if let Some(link) = link {
                         link.stops();
                     }
@@ -292,6 +361,26 @@ impl Host for Queues {
     fn refused(&self, from: &Arc<Remote>, refused: &Refused) {
         let identity = refused.head.identity;
         let text = refused.why.to_string();
+        let is_message = refused.head.kind() == FrameKind::Message;
+        match refused.head.flags & (flags::FAILED | flags::CANCEL | flags::STOPPING) {
+            0 if is_message => {}
+            // The message has failed, only the reason was too long.
+            flags::FAILED if is_message => {
+                let data = format!("the reason was not received: {text}").into_bytes();
+                let head = refused.head;
+                self.settle(
+                    from,
+                    Frame {
+                        head,
+                        data,
+                        ..Frame::default()
+                    },
+                );
+                return;
+            }
+            // What is about a message is not answered: the answer could be refused in its turn, and so on without an end.
+            _ => return,
+        }
         let failed = FrameHeader {
             data_len: text.len() as u32,
             ..about(identity, flags::FAILED)
@@ -316,18 +405,26 @@ impl Host for Queues {
     }
 
     fn sign(&self, to: &Arc<Remote>, head: FrameHeader, text: &[u8]) {
-        let known = lock(&self.links).get(&to.name).cloned();
-        let link = match (known, self.node.upgrade(), self.me.upgrade()) {
-            (Some(link), ..) => Some(link),
-            (None, Some(node), Some(me)) => {
-                let opened = me.link(&node, &to.name, &Deadline::of(Wait::For(SOON)));
-                opened.ok().map(|(link, _)| link)
-            }
-            _ => None,
+        let known = lock(&self.links).by_name.get(&to.name).cloned();
+        if let Some(link) = known {
+            return link.sign(head, text);
+        }
+        let (Some(node), Some(me)) = (self.node.upgrade(), self.me.upgrade()) else {
+            return;
         };
-        // Who is gone need not be told.
-        if let Some(link) = link {
-            link.sign(head, text);
+        match me.link(&node, &to.name, &Deadline::Now) {
+            Ok((link, _)) => link.sign(head, text),
+            Err(error) if error.is_for_now() => {
+                let (to, text) = (to.clone(), text.to_vec());
+                // Without threads there is nothing that could be done.
+                let _ = self.aside(move || {
+                    if let Ok((link, _)) = me.link(&node, &to.name, &Deadline::of(Wait::For(SOON))) {
+                        link.sign(head, &text);
+                    }
+                });
+            }
+            // Who is gone need not be told.
+            Err(_) => {}
         }
     }
 

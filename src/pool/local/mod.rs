@@ -104,6 +104,8 @@ pub(crate) enum LocalError {
     Died,
     /// No room in its queue in time.
     Full,
+    /// This node has ended.
+    Over,
     /// Made by the process that this one was forked from.
     Forked,
     /// No thread could be started.
@@ -113,6 +115,12 @@ pub(crate) enum LocalError {
 }
 
 impl LocalError {
+    /// Whether it may be otherwise a moment later.
+    fn is_for_now(&self) -> bool {
+        use crate::Error::{Busy, Full};
+        matches!(self, LocalError::Full | LocalError::Queue(Full(_) | Busy { .. }))
+    }
+
     /// As users see it. `peer`: what it is about.
     fn about(self, peer: Address) -> PoolError {
         match self {
@@ -128,6 +136,7 @@ impl LocalError {
                 peer,
                 stage: Stage::Connecting,
             },
+            LocalError::Over => PoolError::ShuttingDown,
             LocalError::Forked => PoolError::Forked,
             LocalError::Thread(error) => PoolError::os("starting a thread", error),
             LocalError::Queue(error) => error.into(),
