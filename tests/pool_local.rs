@@ -528,6 +528,69 @@ fn too_large_is_an_error_at_the_sender_whoever_finds_it_too_large() {
 }
 
 #[test]
+fn a_failure_whose_reason_is_too_long_for_the_other_node_is_told_once() {
+    in_all_modes(|ours, theirs| {
+        let looper = Loop::new().unwrap();
+        let failing = |_: &Chirp, _: Message| -> Result<(), String> { Err("x".repeat(200)) };
+        let receiver = node(&looper, theirs.max_message_size(40), failing);
+        let client = node(&looper, ours.max_message_size(40), quiet);
+        let error = client.request(message(&receiver, "?")).result().unwrap_err();
+        assert!(
+            matches!(&error, PoolError::HandlerFailed { text, .. } if text.contains("reason")),
+            "{error}"
+        );
+        // And it is quiet then.
+        let appended = || {
+            let queues = queues_called(client.config().queue.as_deref().unwrap());
+            let members = queues.iter().flat_map(|queue| Queue::open(queue).unwrap().members());
+            members.map(|member| member.appended).sum::<u64>()
+        };
+        std::thread::sleep(Duration::from_millis(20));
+        let before = appended();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(appended(), before);
+    });
+}
+
+#[test]
+fn a_synchronous_message_that_was_not_sent_in_time_keeps_nobody_waiting() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let (handler, received) = collecting();
+    let theirs = config()
+        .synchronous(false)
+        .auto_release(false)
+        .max_slots(1)
+        .queue_capacity(1 << 14);
+    let receiver = node(&looper, theirs, handler);
+    let flood = config().synchronous(false).send_queue_policy(SendPolicy::Fail);
+    let flood = node(&looper, flood.timeout(SECOND), quiet);
+    let sender = node(&looper, config().timeout(30 * SECOND), quiet);
+    // So that there is a way already.
+    let first = sender.send(message(&receiver, "first"));
+    drop(received.recv().unwrap());
+    first.result().unwrap();
+    while !matches!(
+        flood.send(message(&receiver, vec![1; 4000])).wait_sent(Wait::Never),
+        Err(PoolError::QueueFull { .. })
+    ) {}
+    let within = SendOptions::new().within(Duration::from_millis(200));
+    let error = sender
+        .send_with(message(&receiver, vec![2; 4000]), within)
+        .result()
+        .unwrap_err();
+    assert!(matches!(error, PoolError::TimedOut { .. }), "{error}");
+    flood.stop(Duration::ZERO).unwrap();
+    let begun = Instant::now();
+    let outcome = sender.send(message(&receiver, "second"));
+    while !outcome.is_done() {
+        drop(received.recv_timeout(Duration::from_millis(10)));
+        assert!(begun.elapsed() < 20 * SECOND);
+    }
+    outcome.result().unwrap();
+}
+
+#[test]
 fn handlers_that_ask_each_other_do_not_lock_up() {
     in_all_modes(|ours, theirs| {
         let looper = Loop::new().unwrap();
@@ -776,6 +839,34 @@ fn stopping_finishes_what_has_begun_and_leaves_nothing_behind() {
             Err(PoolError::ShuttingDown)
         ));
     });
+}
+
+#[test]
+fn a_handler_that_outlives_its_node_leaves_nothing_behind() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let client = node(&looper, config().synchronous(false), quiet);
+    let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (its_begin, its_end) = (begun.clone(), ended.clone());
+    let slow = node(&looper, config(), move |_: &Chirp, _: Message| -> Result<(), String> {
+        its_begin.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(300));
+        its_end.fetch_add(1, Ordering::SeqCst);
+        Err("too late".into())
+    });
+    let name = slow.config().queue.clone().unwrap();
+    let outcome = client.request(message(&slow, "?"));
+    eventually("it was begun", || begun.load(Ordering::SeqCst) == 1);
+    let _ = slow.stop(Duration::from_millis(20));
+    drop(slow);
+    assert!(outcome.result().is_err());
+    eventually("the handler has ended", || ended.load(Ordering::SeqCst) == 1);
+    // What it has to say would be said now.
+    std::thread::sleep(Duration::from_millis(100));
+    for queue in queues_called(client.config().queue.as_deref().unwrap()) {
+        let members = Queue::open(&queue).unwrap().members();
+        assert!(members.iter().all(|member| member.name != name), "{members:?}");
+    }
 }
 
 #[test]

@@ -434,7 +434,7 @@ impl Link for Connection {
         self.take_message(item);
     }
 
-    fn has_room(&self) -> bool {
+    fn has_room(&self, _is_answer: bool) -> bool {
         self.has_output_room()
     }
 

@@ -70,8 +70,8 @@ pub(crate) trait Link: Attendant {
     /// Takes an item, to be written in its turn. Called with the peer locked: does nothing that may take long.
     fn append(&self, item: Item);
 
-    /// Whether it is good for more, for now.
-    fn has_room(&self) -> bool;
+    /// Whether it is good for more, for now. Answers may have a way of their own.
+    fn has_room(&self, is_answer: bool) -> bool;
 
     /// Writes, or has written soon, what was appended. Called without locks.
     fn flush(self: Arc<Self>);
@@ -323,7 +323,7 @@ impl Peer {
         } else {
             state.queue.is_empty()
         };
-        (is_turn && link.has_room()).then(|| link.clone())
+        (is_turn && link.has_room(outgoing.is_answer)).then(|| link.clone())
     }
 
     fn append(&self, state: &mut State, link: Arc<dyn Link>, mut outgoing: Outgoing, todo: &mut Todo) {
@@ -387,10 +387,10 @@ impl Peer {
                 }
                 return;
             };
-            if self.rules.synchronous && state.inflight.iter().any(|sent| !sent.is_nested) || !link.has_room() {
+            if self.rules.synchronous && state.inflight.iter().any(|sent| !sent.is_nested) {
                 return;
             }
-            let Some(outgoing) = state.pop() else { return };
+            let Some(outgoing) = state.pop_for(&*link) else { return };
             if state.waiting > 0 {
                 self.has_room.notify_all();
             }
@@ -628,6 +628,22 @@ impl Peer {
 impl State {
     fn pop(&mut self) -> Option<Outgoing> {
         let outgoing = self.queue.pop_front()?;
+        self.bytes -= outgoing.size();
+        Some(outgoing)
+    }
+
+    /// The next one for which the link has room.
+    fn pop_for(&mut self, link: &dyn Link) -> Option<Outgoing> {
+        let first = self.queue.front()?.is_answer;
+        if link.has_room(first) {
+            return self.pop();
+        }
+        // Where answers have a way of their own they do not wait for messages: who takes none may be waiting for them.
+        if !link.has_room(!first) {
+            return None;
+        }
+        let at = self.queue.iter().position(|outgoing| outgoing.is_answer != first)?;
+        let outgoing = self.queue.remove(at)?;
         self.bytes -= outgoing.size();
         Some(outgoing)
     }

@@ -183,8 +183,6 @@ impl QueueLink {
                 drop(output);
                 let mut todo = Todo::default();
                 self.peer.drained(&mut todo);
-                // That is being done.
-                todo.flush.retain(|link| link.id() != self.id);
                 self.node.carry_out(&self.peer, todo);
                 output = self.output(lane);
             }
@@ -200,7 +198,7 @@ impl QueueLink {
         if let Body::Message(outgoing) = &item.body
             && outgoing.cell.is_done()
         {
-            return Ok(settle(item, PoolError::Cancelled));
+            return Ok(self.dropped(item, PoolError::Cancelled));
         }
         let due = match (&item.body, may_wait) {
             (_, false) => Deadline::Now,
@@ -224,7 +222,7 @@ impl QueueLink {
             Err(LocalError::Full) if !may_wait => Err(item),
             Err(LocalError::Full) => {
                 let stage = Stage::Queued;
-                Ok(settle(item, PoolError::TimedOut { peer, stage }))
+                Ok(self.dropped(item, PoolError::TimedOut { peer, stage }))
             }
             Err(LocalError::Died) => {
                 // Nothing of it was sent: it may go to whoever is there next.
@@ -235,8 +233,20 @@ impl QueueLink {
                 self.break_off(&PoolError::PeerDied { peer });
                 Ok(Wake::default())
             }
-            Err(error) => Ok(settle(item, error.about(peer))),
+            Err(error) => Ok(self.dropped(item, error.about(peer))),
         }
+    }
+
+    /// It will not be sent. Nothing will be released then, for which other messages need wait.
+    fn dropped(&self, item: Item, error: PoolError) -> Wake {
+        let Body::Message(outgoing) = item.body else {
+            return Wake::default();
+        };
+        let wake = outgoing.fail(error.clone());
+        let mut todo = Todo::default();
+        self.peer.failed(item.head.identity, error, true, &mut todo);
+        self.node.carry_out(&self.peer, todo);
+        wake
     }
 
     /// The other node has the message in its queue.
@@ -274,14 +284,6 @@ impl QueueLink {
     }
 }
 
-/// It will not be sent.
-fn settle(item: Item, error: PoolError) -> Wake {
-    match item.body {
-        Body::Message(outgoing) => outgoing.fail(error),
-        _ => Wake::default(),
-    }
-}
-
 impl Attendant for QueueLink {
     fn lend(&self, cell: &Arc<Cell>, deadline: &Deadline) -> bool {
         self.queues.local().lend(cell, deadline)
@@ -306,8 +308,8 @@ impl Link for QueueLink {
         self.push(item);
     }
 
-    fn has_room(&self) -> bool {
-        let mut output = self.output(Lane::Messages);
+    fn has_room(&self, is_answer: bool) -> bool {
+        let mut output = self.output(if is_answer { Lane::Answers } else { Lane::Messages });
         let has_room = output.pending < HIGH;
         output.has_refused |= !has_room;
         has_room
