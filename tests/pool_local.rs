@@ -83,6 +83,18 @@ impl ForkedNode {
     fn kill(&mut self) {
         self.child.take().expect("not killed yet").kill();
     }
+
+    /// Not gone, but none of its threads runs.
+    fn suspend(&self) {
+        self.child().signal(Signal::SIGSTOP);
+        eventually("all its threads have stopped", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child().pid)).unwrap();
+            tasks.flatten().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap();
+                stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+            })
+        });
+    }
 }
 
 impl Drop for ForkedNode {
@@ -355,6 +367,56 @@ fn answers_get_through_to_a_node_that_takes_no_more_messages() {
     for _ in 0..20 {
         drop(received.recv().unwrap());
     }
+}
+
+#[test]
+fn answers_to_a_node_that_reads_none_are_kept_up_to_a_limit() {
+    let _watchdog = minute();
+    let ready = SharedWord::new();
+    let theirs = config().synchronous(false).queue_capacity(1 << 16);
+    let to = format!("queue:{}", theirs.queue.as_deref().unwrap());
+    let child = forked_node(theirs, &ready, |chirp: &Chirp, message: Message| {
+        // Its answers come here as well.
+        let how_many = if message.data() == b"ask" { 20 } else { 0 };
+        for n in 0..how_many {
+            let asked = Message::to(&message.address(), n.to_string()).unwrap();
+            chirp.send(asked).result().unwrap();
+        }
+    });
+    ready.wait_for(1);
+    let looper = Loop::new().unwrap();
+    let (handler, received) = collecting();
+    let ours = config()
+        .synchronous(false)
+        .auto_release(false)
+        .max_slots(32)
+        .send_queue_messages(2)
+        .send_queue_policy(SendPolicy::Fail);
+    let receiver = node(&looper, ours, handler);
+    receiver.send(Message::to(&to, "ask").unwrap()).result().unwrap();
+    let asked: Vec<_> = (0..20).map(|_| received.recv().unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    child.suspend();
+    let mut refused = 0;
+    let answers: Vec<_> = asked
+        .into_iter()
+        .map(|mut answer| {
+            answer.set_data(vec![1; 64 << 10]);
+            let mut outcome = receiver.send(answer);
+            let is_refused = outcome.is_done()
+                && matches!(
+                    outcome.wait_sent(Wait::Never),
+                    Err(PoolError::QueueFull { messages: 2, .. })
+                );
+            refused += usize::from(is_refused);
+            outcome
+        })
+        .collect();
+    assert!((10..20).contains(&refused), "{refused}");
+    // Those that are kept arrive when it goes on.
+    child.child().signal(Signal::SIGCONT);
+    let arrived = answers.into_iter().filter_map(|answer| answer.result().ok()).count();
+    assert_eq!(arrived + refused, 20);
 }
 
 #[test]
@@ -772,14 +834,7 @@ fn a_stopped_process_delays_nobody_but_those_who_ask_it() {
     client.request(to_stopped()).result().unwrap();
     // Not in the very middle of an append: whoever else writes into that queue would wait for it, as members of any queue do.
     std::thread::sleep(Duration::from_millis(200));
-    child.child().signal(Signal::SIGSTOP);
-    eventually("all its threads have stopped", || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", child.child().pid)).unwrap();
-        tasks.flatten().all(|task| {
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap();
-            stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
-        })
-    });
+    child.suspend();
     let short = SendOptions::new().within(Duration::from_millis(300));
     let asked = client.request_with(to_stopped(), short);
     for n in 0..100 {
