@@ -913,6 +913,47 @@ fn a_loop_runs_until_it_was_stopped_and_its_last_chirp_has_stopped() {
 }
 
 #[test]
+fn a_loop_that_has_ended_keeps_nothing_of_what_it_is_given() {
+    let _watchdog = minute();
+    for looper in [Loop::new().unwrap(), Loop::idle().unwrap()] {
+        let kept = Arc::new(());
+        let before = kept.clone();
+        looper.call_soon(move || drop(before));
+        looper.stop();
+        let after = kept.clone();
+        looper.call_soon(move || drop(after));
+        assert_eq!(Arc::strong_count(&kept), 1);
+    }
+}
+
+#[test]
+fn a_waker_that_panics_does_not_end_the_loop() {
+    struct Panics;
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of the test");
+        }
+    }
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let (handler, received) = collecting();
+    let theirs = node(&looper, plain(), handler);
+    let ours = node(&looper, asynchronous(), quiet);
+    let mut outcome = ours.request(message(&theirs, "?"));
+    let waker = Arc::new(Panics).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    assert!(std::pin::Pin::new(&mut outcome).poll(&mut context).is_pending());
+    theirs.send(received.recv().unwrap()).result().unwrap();
+    outcome.wait(Wait::For(20 * SECOND)).unwrap().unwrap();
+    let again = ours.request(message(&theirs, "again"));
+    theirs.send(received.recv().unwrap()).result().unwrap();
+    again.result().unwrap();
+    let (to, from) = mpsc::channel();
+    looper.call_soon(move || to.send(()).unwrap());
+    from.recv_timeout(20 * SECOND).unwrap();
+}
+
+#[test]
 fn a_forked_child_has_no_node_and_does_its_parents_no_harm() {
     let _watchdog = minute();
     let looper = Loop::new().unwrap();

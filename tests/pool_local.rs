@@ -1034,3 +1034,50 @@ fn a_forked_child_is_told_that_the_node_is_its_parents() {
     );
     assert_eq!(queues_called(client.config().queue.as_deref().unwrap()).len(), 2);
 }
+
+#[test]
+fn what_waits_for_room_in_a_queue_ends_when_its_node_stops() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let (handler, received) = collecting();
+    let busy = config()
+        .synchronous(false)
+        .auto_release(false)
+        .max_slots(1)
+        .queue_capacity(1 << 14);
+    let busy = node(&looper, busy, handler);
+    let sender = config()
+        .synchronous(false)
+        .send_queue_policy(SendPolicy::Fail)
+        .send_queue_messages(40);
+    let sender = node(&looper, sender, quiet);
+    sender.send(message(&busy, "held")).result().unwrap();
+    let held = received.recv().unwrap();
+    let long = || SendOptions::new().within(Wait::Forever);
+    // Until nothing more goes in for a while: the receiver has put aside what it may.
+    let mut sent = Vec::new();
+    let mut refused = 0;
+    while refused < 300 {
+        let mut outcome = sender.send_with(message(&busy, vec![1; 4000]), long());
+        match outcome.is_done().then(|| outcome.wait(Wait::Never)) {
+            None => sent.push(outcome),
+            Some(Ok(_)) => refused = 0,
+            Some(Err(_)) => {
+                refused += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    sender.stop(SECOND / 10).unwrap();
+    let mut failed = 0;
+    for mut outcome in sent {
+        match outcome.wait(20 * SECOND) {
+            Ok(Some(_)) => {}
+            Err(PoolError::ShuttingDown) => failed += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(failed > 0);
+    drop((held, received, busy));
+    looper.stop();
+}

@@ -497,3 +497,21 @@ fn what_a_peer_has_read_before_it_took_no_more_is_not_said_to_be_unsent() {
     ours.stop(SECOND).unwrap();
     looper.stop();
 }
+
+#[test]
+fn the_time_of_an_asynchronous_send_is_kept_while_its_peer_takes_nothing() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let (ours, _messages) = node(&looper, plain().synchronous(false).timeout(40 * SECOND));
+    let (listener, address) = listener();
+    let big = Message::to(address, vec![7; 64 << 20]).unwrap();
+    let mut sent = ours.send_with(big, SendOptions::new().within(SECOND / 2));
+    let _peer = Scripted::accept(&listener);
+    let error = sent.wait(Wait::For(10 * SECOND)).unwrap_err();
+    assert!(
+        matches!(error, PoolError::TimedOut { stage, .. } if stage == Stage::Release) && !error.is_unsent(),
+        "{error:?}"
+    );
+    ours.stop(Wait::Never).unwrap();
+    looper.stop();
+}

@@ -259,7 +259,7 @@ impl Connection {
                         let error = PoolError::PeerStopping { peer };
                         if head.identity.is_zero() {
                             self.is_peer_stopping.store(true, Ordering::Release);
-                            place.peer.fail_queue(&error, false, &mut after.todo);
+                            place.peer.fail_queue(&error, &mut after.todo);
                         } else {
                             self.fail_one(&head, error, true, after);
                         }

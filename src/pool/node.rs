@@ -7,7 +7,7 @@ use super::chirp::{Chirp, Handler};
 use super::config::Config;
 use super::connection::{Connection, Place};
 use super::encryption::{Certificate, Encryption, Side};
-use super::error::{PoolError, Stage};
+use super::error::PoolError;
 use super::identity::Identity;
 use super::lead;
 use super::local::Queues;
@@ -333,7 +333,15 @@ impl Node {
             policy: self.config.send_queue_policy,
         };
         let peer = Peer::new(address, rules);
-        peers.insert(key, peer.clone());
+        // Looked at with the map locked, which `stop` locks after it has said so: each peer is ended there or here.
+        match self.phase.load(Ordering::Acquire) {
+            phase::STOPPED => {
+                let mut todo = Todo::default();
+                peer.end(&PoolError::ShuttingDown, &mut todo);
+                let _ = todo.carry_out();
+            }
+            _ => drop(peers.insert(key, peer.clone())),
+        }
         peer
     }
 
@@ -567,8 +575,7 @@ impl Node {
         }
         for peer in self.peers() {
             let mut todo = Todo::default();
-            peer.fail_queue(&error, true, &mut todo);
-            peer.fail_inflight(&error, &mut todo);
+            peer.end(&error, &mut todo);
             let _ = todo.carry_out();
         }
         self.fail_requests(&error, |_| true);
@@ -634,9 +641,8 @@ impl Sweep for Node {
             over
         };
         for pending in over {
-            let (peer, stage) = (pending.peer, Stage::Answer);
             self.abandon(pending.cell.identity, &pending.cell);
-            drop(pending.cell.fail(PoolError::TimedOut { peer, stage }));
+            drop(pending.cell.fail_late(pending.peer));
         }
         next
     }

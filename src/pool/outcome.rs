@@ -3,13 +3,15 @@
 //! Not here: who brings the result about. A transport whose reading can be done by the very thread that waits is an
 //! [`Attendant`].
 
-use super::error::PoolError;
+use super::address::Address;
+use super::error::{PoolError, Stage};
 use super::identity::Identity;
 use super::message::Message;
 use super::workers;
 use crate::wait::{Deadline, Wait};
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -101,7 +103,10 @@ impl Cell {
     /// called, outside of all locks.
     #[must_use = "somebody may wait for what nobody reads"]
     pub(crate) fn set_attendant(&self, attendant: Arc<dyn Attendant>) -> bool {
-        let mut state = self.lock();
+        self.attended(self.lock(), attendant)
+    }
+
+    fn attended(&self, mut state: MutexGuard<'_, State>, attendant: Arc<dyn Attendant>) -> bool {
         let is_polled = state.waker.is_some();
         if state.sleepers > 0 {
             state.is_nudged = true;
@@ -109,6 +114,33 @@ impl Cell {
         }
         state.attendant = Some(attendant);
         is_polled
+    }
+
+    /// As [`set_attendant`](Cell::set_attendant), of the link that takes the message now. [`None`]: there is a result, and it must not be sent any
+    /// more.
+    pub(crate) fn set_link(&self, link: u64, attendant: Arc<dyn Attendant>) -> Option<bool> {
+        let state = self.lock();
+        if self.is_done() {
+            return None;
+        }
+        // With the lock: see `fail_late`.
+        self.set_way(link);
+        Some(self.attended(state, attendant))
+    }
+
+    /// Its time is over before the answer was there.
+    pub(crate) fn fail_late(&self, peer: Address) -> Wake {
+        let mut state = self.lock();
+        if self.is_done() {
+            return Wake::default();
+        }
+        // What no link has now, none will take. What waits in the send queue was failed by its peer: this one waits for room there.
+        let stage = match self.way() {
+            0 => Stage::Room,
+            _ => Stage::Answer,
+        };
+        state.result = Some(Err(PoolError::TimedOut { peer, stage }));
+        self.done(state)
     }
 
     pub(crate) fn set_canceller(&self, canceller: Weak<dyn Canceller>) {
@@ -324,7 +356,11 @@ pub(crate) struct Wake(Option<Waker>);
 impl Drop for Wake {
     fn drop(&mut self) {
         if let Some(waker) = self.0.take() {
-            waker.wake();
+            // It is the user's, and this thread may be one that all nodes need.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                // A panic's value may panic as well when it is dropped.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use super::wire::{FrameHeader, features, flags};
 use crate::wait::Deadline;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// A message on its way out.
@@ -122,11 +122,34 @@ struct State {
     /// Who waits for room.
     waiting: usize,
     inflight: Vec<InFlight>,
+    /// With a link, with a time of their own, and done when they are written.
+    timed: Timed,
     link: Option<Arc<dyn Link>>,
     phase: Phase,
     /// How long to wait before the next attempt to connect.
     pause: Duration,
     last_used: Instant,
+    /// The node has stopped: all fails, with this.
+    ended: Option<PoolError>,
+}
+
+/// Messages that fail if they are not written by their time. Weak: nobody else may want the message any more.
+#[derive(Default)]
+struct Timed {
+    list: Vec<(Weak<Cell>, Instant)>,
+    /// From so many on, those that are done are forgotten.
+    most: usize,
+}
+
+impl Timed {
+    fn push(&mut self, cell: &Arc<Cell>, due: Instant) {
+        if self.list.len() >= self.most {
+            self.list
+                .retain(|(cell, _)| cell.upgrade().is_some_and(|cell| !cell.is_done()));
+            self.most = 2 * self.list.len().max(32);
+        }
+        self.list.push((Arc::downgrade(cell), due));
+    }
 }
 
 /// A message that is to be released by the peer.
@@ -226,10 +249,12 @@ impl Peer {
                 bytes: 0,
                 waiting: 0,
                 inflight: Vec::new(),
+                timed: Timed::default(),
                 link: None,
                 phase: Phase::Idle,
                 pause: FIRST_PAUSE,
                 last_used: Instant::now(),
+                ended: None,
             }),
             has_room: Condvar::new(),
         })
@@ -248,6 +273,9 @@ impl Peer {
     pub(crate) fn send(&self, outgoing: Outgoing, deadline: &Deadline, todo: &mut Todo) {
         let mut state = self.lock();
         state.last_used = Instant::now();
+        if let Some(error) = &state.ended {
+            return todo.failed.push((outgoing, error.clone()));
+        }
         if let Some(link) = &state.link
             && link.is_stopping()
             && outgoing.receipt.is_none()
@@ -280,6 +308,9 @@ impl Peer {
                     drop(state);
                     super::workers::blocked(|| self.wait_for_room(size, deadline));
                     state = self.lock();
+                    if let Some(error) = &state.ended {
+                        return todo.failed.push((outgoing, error.clone()));
+                    }
                 }
             }
         }
@@ -338,7 +369,20 @@ impl Peer {
         if outgoing.is_request && announced & features::REQUEST != 0 {
             bits |= flags::REQUEST;
         }
-        outgoing.cell.set_way(link.id());
+        // Cancelled, or its time is over.
+        let Some(is_polled) = outgoing.cell.set_link(link.id(), link.clone().as_attendant()) else {
+            return todo.failed.push((outgoing, PoolError::Cancelled));
+        };
+        if is_polled {
+            todo.attend(&link);
+        }
+        if !self.rules.synchronous
+            && !outgoing.is_request
+            && let Some(Some(due)) = outgoing.due
+        {
+            todo.due_at(Some(due));
+            state.timed.push(&outgoing.cell, due);
+        }
         if self.rules.synchronous {
             bits |= flags::REQ_ACK;
             let at_least = Instant::now() + self.rules.timeout;
@@ -367,9 +411,6 @@ impl Peer {
             flags: bits,
         };
         todo.answered.extend(outgoing.receipt.take());
-        if outgoing.cell.set_attendant(link.clone().as_attendant()) {
-            todo.attend(&link);
-        }
         let body = Body::Message(outgoing);
         link.append(Item { head, body });
         if !todo.flush.iter().any(|other| other.id() == link.id()) {
@@ -394,11 +435,7 @@ impl Peer {
             if state.waiting > 0 {
                 self.has_room.notify_all();
             }
-            // Cancelled, or its time is over.
-            match outgoing.cell.is_done() {
-                true => todo.failed.push((outgoing, PoolError::Cancelled)),
-                false => self.append(state, link, outgoing, todo),
-            }
+            self.append(state, link, outgoing, todo);
         }
     }
 
@@ -413,7 +450,7 @@ impl Peer {
         state.phase = Phase::Idle;
         state.last_used = Instant::now();
         // One that has broken meanwhile may have been lost already, and would stay for ever.
-        if !link.is_closed() {
+        if !link.is_closed() && state.ended.is_none() {
             state.link = Some(link);
             state.pause = FIRST_PAUSE;
         }
@@ -483,6 +520,10 @@ impl Peer {
             }
             false
         });
+        if let Some(error) = &state.ended {
+            let unsent = unsent.into_iter().map(|outgoing| (outgoing, error.clone()));
+            return todo.failed.extend(unsent);
+        }
         for outgoing in unsent.into_iter().rev() {
             outgoing.cell.set_way(0);
             state.bytes = state.bytes.saturating_add(outgoing.size());
@@ -526,12 +567,12 @@ impl Peer {
         }
     }
 
-    /// Fails what waits, for this reason: all of it, or only what is no answer.
-    pub(crate) fn fail_queue(&self, error: &PoolError, is_all: bool, todo: &mut Todo) {
+    /// Fails what waits and is no answer, for this reason.
+    pub(crate) fn fail_queue(&self, error: &PoolError, todo: &mut Todo) {
         let mut state = self.lock();
         let (failed, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut state.queue)
             .into_iter()
-            .partition(|outgoing| is_all || outgoing.receipt.is_none());
+            .partition(|outgoing| outgoing.receipt.is_none());
         state.bytes = kept.iter().map(Outgoing::size).sum();
         state.queue = kept;
         todo.failed
@@ -539,11 +580,19 @@ impl Peer {
         self.has_room.notify_all();
     }
 
-    /// Fails what was sent and not released.
-    pub(crate) fn fail_inflight(&self, error: &PoolError, todo: &mut Todo) {
-        for sent in self.lock().inflight.drain(..) {
+    /// The node has stopped: fails what waits and what was not released, and all that comes here from now on, be it from a link that ends later or
+    /// from a thread that was about to send.
+    pub(crate) fn end(&self, error: &PoolError, todo: &mut Todo) {
+        let mut state = self.lock();
+        state.ended = Some(error.clone());
+        state.bytes = 0;
+        for outgoing in std::mem::take(&mut state.queue) {
+            todo.failed.push((outgoing, error.clone()));
+        }
+        for sent in state.inflight.drain(..) {
             todo.wakes.push(sent.cell.fail(error.clone()));
         }
+        self.has_room.notify_all();
     }
 
     /// Ends what is overdue.
@@ -591,6 +640,16 @@ impl Peer {
                 false => todo.due_at(sent.due),
             }
         }
+        state.timed.list.retain(|(cell, due)| {
+            let Some(cell) = cell.upgrade().filter(|cell| !cell.is_done()) else {
+                return false;
+            };
+            match *due <= now {
+                true => todo.wakes.push(cell.fail(error.clone())),
+                false => todo.due_at(Some(*due)),
+            }
+            *due > now
+        });
         if let Phase::Resting(until) = state.phase {
             if until <= now {
                 state.phase = Phase::Idle;

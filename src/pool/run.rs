@@ -84,7 +84,8 @@ struct Handle {
 
 pub(crate) struct Shared {
     waker: Waker,
-    commands: Mutex<Vec<Command>>,
+    /// [`None`]: it has ended, and nothing is taken any more.
+    commands: Mutex<Option<Vec<Command>>>,
     /// The loop was woken, and has not taken the commands yet.
     is_called: AtomicBool,
     /// When it looks at what is overdue, in nanoseconds since `base`.
@@ -128,7 +129,7 @@ impl Loop {
         let poller = Poller::new().map_err(|error| PoolError::os("making a poller", error))?;
         let shared = Shared {
             waker: poller.waker(),
-            commands: Mutex::default(),
+            commands: Mutex::new(Some(Vec::new())),
             is_called: AtomicBool::new(false),
             next_look: AtomicU64::new(u64::MAX),
             base: Instant::now(),
@@ -223,6 +224,10 @@ impl Shared {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn commands(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check_process(&self) -> Result<(), PoolError> {
         match self.born == fork::generation() {
             true => Ok(()),
@@ -250,10 +255,14 @@ impl Shared {
     }
 
     fn command(&self, command: Command) {
-        self.commands
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(command);
+        let mut commands = self.commands();
+        let Some(list) = &mut *commands else {
+            // Dropped with nothing locked: it is not known what that does.
+            drop(commands);
+            return drop(command);
+        };
+        list.push(command);
+        drop(commands);
         self.wake();
     }
 
@@ -287,13 +296,17 @@ impl Shared {
     fn stop(&self) {
         let mut life = self.life();
         life.is_stopping = true;
-        life.begins = None;
+        let has_never_run = life.begins.take().is_some();
         let is_here = life.id == Some(std::thread::current().id());
         if self.check_process().is_err() || is_here {
             drop(life);
             return self.wake();
         }
         drop(life);
+        if has_never_run {
+            let left = self.commands().take();
+            drop(left);
+        }
         self.wake();
         let mut life = self.life();
         while life.is_running && life.chirps == 0 {
@@ -315,8 +328,8 @@ impl Shared {
         let mut last_sweep = Instant::now();
         loop {
             self.is_called.store(false, Ordering::SeqCst);
-            let commands = std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner));
-            for command in commands {
+            let commands = self.commands().replace(Vec::new());
+            for command in commands.into_iter().flatten() {
                 match command {
                     Command::Call(call) => drop(catch_unwind(AssertUnwindSafe(call))),
                     Command::Add(sweep) => {
@@ -375,9 +388,8 @@ impl Shared {
         }
         drop(sources);
         drop(poller);
-        drop(std::mem::take(
-            &mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner),
-        ));
+        let left = self.commands().take();
+        drop(left);
         self.life().is_running = false;
         self.has_ended.notify_all();
     }

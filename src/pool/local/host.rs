@@ -334,7 +334,7 @@ impl Host for Queues {
                     if let Some(link) = link {
                         link.stops();
                     }
-                    peer.fail_queue(&error, false, &mut todo);
+                    peer.fail_queue(&error, &mut todo);
                 } else {
                     Self::failed(&node, &peer, &head, error, true, &mut todo);
                 }
