@@ -420,6 +420,39 @@ fn answers_to_a_node_that_reads_none_are_kept_up_to_a_limit() {
 }
 
 #[test]
+fn sending_for_the_first_time_to_a_node_with_a_full_queue_does_not_wait_longer_than_it_may() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let (handler, received) = collecting();
+    let theirs = config()
+        .synchronous(false)
+        .auto_release(false)
+        .max_slots(1)
+        .queue_capacity(1 << 14);
+    let receiver = node(&looper, theirs, handler);
+    let flood = config().synchronous(false).send_queue_policy(SendPolicy::Fail);
+    let flood = node(&looper, flood.timeout(5 * SECOND), quiet);
+    // Smaller than a greeting, until there is no room left, and what is put aside is full as well.
+    for _ in 0..3 {
+        while !matches!(
+            flood.send(message(&receiver, b"")).wait_sent(Wait::Never),
+            Err(PoolError::QueueFull { .. })
+        ) {}
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let sender = node(&looper, config().queue_capacity(1 << 14), quiet);
+    let begun = Instant::now();
+    let within = SendOptions::new().within(Duration::from_millis(20));
+    let outcome = sender.send_with(message(&receiver, "?"), within);
+    let took = begun.elapsed();
+    let error = outcome.result().unwrap_err();
+    assert!(matches!(error, PoolError::TimedOut { .. }), "{error}");
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    flood.stop(Duration::ZERO).unwrap();
+    drop(received);
+}
+
+#[test]
 fn a_full_queue_is_what_the_policy_says() {
     let _watchdog = minute();
     let looper = Loop::new().unwrap();
