@@ -195,12 +195,14 @@ impl<'l> Follow<'l> {
         };
         let mut target = self.next;
         while self.lines.wait_for(target, wait)? {
-            let items = self.lines.read_since(self.next, 256)?;
-            let Some(first) = items.first() else {
-                // Stored and gone again: what comes after it is waited for.
+            let mut items = self.lines.read_since(self.next, 256)?;
+            if items.is_empty() {
+                // Stored and gone again. What comes from now on is waited for; what came between that look and this number is looked for
+                // once more, or it would be waited past.
                 target = self.lines.next_seq()?;
-                continue;
-            };
+                items = self.lines.read_since(self.next, 256)?;
+            }
+            let Some(first) = items.first() else { continue };
             if first.seq > self.next {
                 let mut note = first.clone();
                 (note.seq, note.origin) = (self.next, None);
