@@ -128,6 +128,33 @@ fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
 }
 
 #[test]
+fn who_wants_everything_acknowledged_and_hardly_reads_is_cut_off() {
+    let _alone = alone();
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let chirp = node(&looper, plain().synchronous(false), quiet);
+    let mut stream = introduced(&chirp);
+    let mut reading = stream.try_clone().unwrap();
+    // Enough for the node to see that something moves.
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while matches!(reading.read(&mut buffer), Ok(n) if n > 0) {
+            std::thread::sleep(SECOND / 20);
+        }
+    });
+    let many: Vec<u8> = (0..1000).flat_map(|_| frame(flags::REQ_ACK, b"", b"")).collect();
+    // Each acknowledgement kept is more than 200 bytes here, so these would be 600 MiB.
+    let is_cut_off = (0..3000).any(|_| stream.write_all(&many).is_err());
+    assert!(
+        is_cut_off,
+        "three million acknowledgements are kept for a peer that does not read them"
+    );
+    drop(stream);
+    reader.join().unwrap();
+    chirp.stop(SECOND).unwrap();
+}
+
+#[test]
 fn a_thousand_connections_that_never_greet_are_closed_in_time() {
     let _watchdog = minute();
     let _alone = alone();

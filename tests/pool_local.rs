@@ -686,6 +686,33 @@ fn a_synchronous_message_that_was_not_sent_in_time_keeps_nobody_waiting() {
 }
 
 #[test]
+fn a_message_behind_one_that_may_wait_for_ever_has_its_own_time() {
+    let _watchdog = minute();
+    let looper = Loop::new().unwrap();
+    let (handler, received) = collecting();
+    let theirs = config().auto_release(false).max_slots(1).queue_capacity(1 << 14);
+    let receiver = node(&looper, theirs, handler);
+    let sender = node(&looper, config().synchronous(false).timeout(SECOND / 5), quiet);
+    let for_ever = || {
+        let patient = SendOptions::new().within(Wait::Forever);
+        sender.send_with(message(&receiver, vec![1; 4000]), patient)
+    };
+    let first = for_ever();
+    let held = received.recv().unwrap();
+    first.result().unwrap();
+    // Until the receiver puts no more aside and its queue is full: one is kept here, and the next one stands behind it.
+    let mut patient = for_ever();
+    while patient.wait_sent(SECOND / 4).unwrap() {
+        patient = for_ever();
+    }
+    let error = sender.send(message(&receiver, "in time")).result().unwrap_err();
+    assert!(matches!(error, PoolError::TimedOut { .. }), "{error}");
+    assert!(!patient.is_done());
+    drop((held, patient, received));
+    let _ = sender.stop(Duration::ZERO);
+}
+
+#[test]
 fn handlers_that_ask_each_other_do_not_lock_up() {
     in_all_modes(|ours, theirs| {
         let looper = Loop::new().unwrap();

@@ -68,6 +68,8 @@ struct After {
 enum Broken {
     Stream(crate::channel::ChannelError),
     Protocol(super::WireError),
+    /// Acknowledgements pile up that the peer does not read.
+    Flooded,
     End,
 }
 
@@ -105,6 +107,10 @@ impl Connection {
                 }
                 if self.stage() == stage::GREETING {
                     self.opened(&mut after.todo);
+                }
+                if after.broken.is_none() && self.is_flooded() {
+                    input.is_over = true;
+                    after.broken = Some(Broken::Flooded);
                 }
             }
             Ok(Got::Pending) => {}
@@ -170,6 +176,10 @@ impl Connection {
             None => {}
             Some(Broken::Stream(error)) => self.break_off(self.broken(&error)),
             Some(Broken::Protocol(error)) => self.violated(&error),
+            Some(Broken::Flooded) => self.break_off(PoolError::Protocol {
+                peer: self.address(),
+                what: "it asks for ever more to be acknowledged, and does not read the acknowledgements".to_owned(),
+            }),
             Some(Broken::End) => self.break_off(PoolError::PeerDied { peer: self.address() }),
         }
     }

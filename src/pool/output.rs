@@ -26,6 +26,11 @@ const STREAM: u32 = 8;
 /// Pieces in one call, as many as the system takes (`IOV_MAX`).
 const MOST_PIECES: usize = 1024;
 
+/// So many frames are never kept for a peer that keeps to its part: messages stop at [`HIGH`] bytes, and of what the peer wants
+/// acknowledged it has little under way.
+const MOST_ITEMS: usize = 16 << 10;
+const _: () = assert!(HIGH / OVERHEAD < MOST_ITEMS / 2);
+
 #[derive(Default)]
 pub(crate) struct Output {
     items: Vec<Item>,
@@ -280,6 +285,11 @@ impl Connection {
         let has_room = output.pending < HIGH && !output.is_closed;
         output.has_refused |= !has_room;
         has_room
+    }
+
+    /// Whether more is kept for the peer than its messages and requests account for: it asks, and hardly reads.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.output().items.len() > MOST_ITEMS
     }
 
     pub(crate) fn is_output_blocked(&self) -> bool {

@@ -208,7 +208,10 @@ impl QueueLink {
         item.head.serial = self.peer.next_serial();
         let answer = match self.is_closed() || !self.outbox.look_now_and_then() {
             true => Err(LocalError::Died),
-            false => self.outbox.put(lane, &item.head, parts(&item), &due),
+            false => {
+                let meanwhile = || self.drop_overdue(lane);
+                self.outbox.put(lane, &item.head, parts(&item), &due, &meanwhile)
+            }
         };
         match answer {
             Ok(()) => {
@@ -234,6 +237,24 @@ impl QueueLink {
                 Ok(Wake::default())
             }
             Err(error) => Ok(self.dropped(item, error.about(peer))),
+        }
+    }
+
+    /// What waits behind one that may take longer than it has itself is not sent any more.
+    fn drop_overdue(&self, lane: Lane) {
+        let now = Instant::now();
+        let is_overdue = |item: &Item| match &item.body {
+            Body::Message(outgoing) => outgoing.send_by.is_some_and(|send_by| send_by <= now),
+            _ => false,
+        };
+        let mut output = self.output(lane);
+        let (overdue, rest): (Vec<Item>, Vec<Item>) = output.items.drain(..).partition(is_overdue);
+        output.items = rest.into();
+        output.pending -= overdue.iter().map(cost).sum::<usize>();
+        drop(output);
+        for item in overdue {
+            let (peer, stage) = (self.peer.address.clone(), Stage::Queued);
+            drop(self.dropped(item, PoolError::TimedOut { peer, stage }));
         }
     }
 

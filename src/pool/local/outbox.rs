@@ -153,7 +153,7 @@ impl Outbox {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a frame to one of its queues.
+    /// Appends a frame to one of its queues. `meanwhile` is done now and then while it waits for room.
     ///
     /// # Errors
     ///
@@ -164,6 +164,7 @@ impl Outbox {
         head: &FrameHeader,
         parts: [&[u8]; 2],
         deadline: &Deadline,
+        meanwhile: &dyn Fn(),
     ) -> Result<(), LocalError> {
         let way = match lane {
             Lane::Messages => &self.messages,
@@ -187,6 +188,7 @@ impl Outbox {
                         if deadline.has_passed() {
                             return Err(LocalError::Full);
                         }
+                        meanwhile();
                     }
                     Err(crate::Error::Evicted { .. }) => return Err(LocalError::Died),
                     Err(error) => return Err(error.into()),

@@ -49,7 +49,7 @@ impl Host for Echo {
         let local = self.local.lock().unwrap().clone();
         if let Some(node) = local.and_then(|local| local.node(&from.name, &deadline).ok()) {
             let head = FrameHeader { flags: 0, ..frame.head };
-            let _ = node.put(Lane::Answers, &head, [&frame.header, &frame.data], &deadline);
+            let _ = node.put(Lane::Answers, &head, [&frame.header, &frame.data], &deadline, &|| ());
         }
         let slot = Slot::new(frame.head.identity, 0, false, false, from);
         slot.release();
@@ -120,7 +120,7 @@ impl Echo {
             data_len: data.len() as u32,
             ..FrameHeader::default()
         };
-        node.put(Lane::Messages, &head, [b"", data], &deadline)?;
+        node.put(Lane::Messages, &head, [b"", data], &deadline, &|| ())?;
         Ok(crate::pool::Outcome::of(cell))
     }
 
@@ -230,7 +230,7 @@ fn a_long_message_arrives_at_a_reader_that_takes_its_time() {
             ..FrameHeader::default()
         };
         let node = outboxes.get(&name, &deadline).unwrap();
-        let sent = node.put(Lane::Messages, &head, [b"", &data], &deadline);
+        let sent = node.put(Lane::Messages, &head, [b"", &data], &deadline, &|| ());
         let (took, got) = reader.join().unwrap().expect("it arrives");
         sent.unwrap();
         assert!(took > 3 * outbox::LOOK_EVERY, "{took:?}");
