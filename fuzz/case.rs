@@ -50,16 +50,19 @@ pub const CONTROL_WORDS: [(&str, usize); 17] = [
 ];
 
 /// Every word of a slot, with its offset in it. (Names and texts: the first word.)
-pub const SLOT_WORDS: [(&str, usize); 18] = [
+pub const SLOT_WORDS: [(&str, usize); 21] = [
     ("cursor", 0),
-    ("reservation", 8),
-    ("appended", 16),
-    ("appended bytes", 24),
-    ("popped", 32),
-    ("popped bytes", 40),
-    ("screened", 48),
-    ("missed", 56),
-    ("refused", 64),
+    ("popped", 8),
+    ("popped bytes", 16),
+    ("screened", 24),
+    ("missed", 32),
+    ("busy", 64),
+    ("frontier", 72),
+    ("sequence", 80),
+    ("appended", 88),
+    ("appended bytes", 96),
+    ("refused", 104),
+    ("reservation", 112),
     ("state", 128),
     ("pid", 136),
     ("start time", 144),

@@ -12,9 +12,9 @@ pub const ONE_WAY_SIZES: [usize; 6] = [8, 64, 1 << 10, 8 << 10, 64 << 10, 1 << 2
 pub const WRITERS: [usize; 4] = [1, 2, 4, 8];
 pub const READERS: [usize; 4] = [1, 2, 8, 64];
 /// Rings beside the usual one, for 64 bytes and for 64 KiB.
-pub const SMALL_RINGS: [usize; 4] = [4 << 10, 64 << 10, 1 << 20, 16 << 20];
+pub const SMALL_RINGS: [usize; 4] = [64 << 10, 1 << 20, 4 << 20, 16 << 20];
 pub const LARGE_RINGS: [usize; 4] = [256 << 10, 1 << 20, 4 << 20, 16 << 20];
-pub const USUAL_RING: usize = 1 << 20;
+pub const USUAL_RING: usize = 4 << 20;
 pub const BATCH: usize = 16;
 /// How long the slow reader works after each message.
 pub const SLOW: Duration = Duration::from_micros(2);

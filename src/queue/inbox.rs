@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ring::Ring;
 use crate::ring::members::{Beginning, Membership};
 use crate::ring::read::{Found, Look};
+use crate::ring::record::Origin;
 use crate::ring::sleep::ANY_KIND;
 use crate::sys::atomic::{AtomicU64, Ordering, fence, spin_hint};
 use crate::sys::futex::EVERY_BIT;
@@ -47,6 +48,8 @@ pub(super) struct Inbox {
     /// How often it pauses when it has caught up with a stream the next time.
     look_away: u64,
     pub(super) screen: Screen,
+    /// What was last found of a message's names, since the screen was changed.
+    judged: Option<Judged>,
     wake_bits: u32,
     spin: Duration,
     buffer: Buffer,
@@ -54,6 +57,45 @@ pub(super) struct Inbox {
     home: VecDeque<Message<'static>>,
     home_bytes: u64,
     home_limit: u64,
+}
+
+/// Whether a message is wanted, and how to tell another one with the same sender and kind by the words that hold the kind. A member's sender
+/// is always the same; and of a kind, the first eight bytes tell all that was looked at.
+#[derive(Debug)]
+struct Judged {
+    origin: Origin,
+    /// Which byte of the names the first of the two words is at.
+    skip: usize,
+    /// Which bits of the two are the kind's, and what they are.
+    masks: [u64; 2],
+    words: [u64; 2],
+    is_wanted: bool,
+}
+
+impl Judged {
+    fn new(ring: &Ring, found: &Found, is_wanted: bool) -> Self {
+        let (sender_len, kind_len) = (usize::from(found.origin.sender_len()), found.origin.kind_len());
+        let bits: u128 = match kind_len {
+            0..8 => !(u128::MAX << (8 * kind_len)),
+            _ => u64::MAX.into(),
+        };
+        let mask = bits << (8 * (sender_len % 8));
+        let (skip, masks) = (sender_len & !7, [mask as u64, (mask >> 64) as u64]);
+        let [low, high] = ring.name_words(found, skip);
+        Judged {
+            origin: found.origin,
+            skip,
+            masks,
+            words: [low & masks[0], high & masks[1]],
+            is_wanted,
+        }
+    }
+
+    #[inline(always)]
+    fn is_of(&self, ring: &Ring, found: &Found) -> bool {
+        let [low, high] = ring.name_words(found, self.skip);
+        found.origin == self.origin && low & self.masks[0] == self.words[0] && high & self.masks[1] == self.words[1]
+    }
 }
 
 impl Inbox {
@@ -83,6 +125,7 @@ impl Inbox {
             caught_up: at.sequence,
             look_away: LOOK_AWAY.0,
             screen: Screen::new(hears_own),
+            judged: None,
             wake_bits: ANY_KIND,
             spin,
             buffer: Buffer::new(),
@@ -112,7 +155,7 @@ impl Inbox {
     #[inline]
     pub(super) fn pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
         if let Some(found) = self.at_hand() {
-            self.ring.copy(&found, self.buffer.get(found.words()), false);
+            self.ring.copy_at_hand(&found, self.buffer.get(found.words()));
             if self.let_go_if_mine(&found) {
                 return Ok(Some(Message::new(Cow::Borrowed(self.buffer.get(found.words())), found)));
             }
@@ -132,7 +175,7 @@ impl Inbox {
     #[inline]
     pub(super) fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
         if let Some(found) = self.at_hand() {
-            self.ring.copy(&found, buffer.get(found.words()), false);
+            self.ring.copy_at_hand(&found, buffer.get(found.words()));
             if self.let_go_if_mine(&found) {
                 return Ok(Some(Message::new(Cow::Borrowed(buffer.get(found.words())), found)));
             }
@@ -143,7 +186,7 @@ impl Inbox {
     /// The next message of the ring, if nothing but taking it is to be done: nothing was brought home, nothing is to be passed
     /// over, nobody overtakes.
     #[inline(always)]
-    fn at_hand(&self) -> Option<Found> {
+    fn at_hand(&mut self) -> Option<Found> {
         if self.is_racing || self.screen.is_changed() || !self.home.is_empty() {
             return None;
         }
@@ -151,9 +194,35 @@ impl Inbox {
         if !membership.is_of_this_process() {
             return None;
         }
-        self.ring
-            .message_at(self.position)
-            .filter(|found| self.is_wanted(found))
+        let found = self.ring.message_at(self.position)?;
+        self.is_wanted(&found).then_some(found)
+    }
+
+    /// Goes past messages that are not wanted, up to one that is, or to something that is to be looked at more closely, or for half a ring.
+    fn pass_over_run(&mut self) -> Option<Found> {
+        let capacity = self.ring.segment.geometry.capacity;
+        let (mut end, mut passed) = (self.position, 0);
+        // What is found is not carried out of the loop: then it stays in registers, and the end of one, on which the look at the next one
+        // waits, is there sooner.
+        let is_wanted = loop {
+            let Some(found) = self.ring.message_at(end) else {
+                break false;
+            };
+            if self.is_wanted(&found) {
+                break true;
+            }
+            end = found.end;
+            passed += 1;
+            self.sequence = found.sequence.wrapping_add(1);
+            if end.wrapping_sub(self.position) > capacity / 2 {
+                break false;
+            }
+        };
+        if passed > 0 {
+            self.move_on(end);
+            self.count(|line| &line.screened, passed);
+        }
+        is_wanted.then(|| self.ring.message_at(end)).flatten()
     }
 
     /// Goes past a message that is not wanted.
@@ -169,11 +238,13 @@ impl Inbox {
     fn let_go_if_mine(&mut self, found: &Found) -> bool {
         // The reads before it must not be delayed past the look at the slot: an evicted cursor protects nothing.
         fence(Ordering::Acquire);
-        let is_mine = self.membership.as_ref().is_some_and(|me| me.is_active());
-        if is_mine {
-            self.finish(found);
-        }
-        is_mine
+        let Some(me) = self.membership.as_ref().filter(|me| me.is_active()) else {
+            return false;
+        };
+        me.take(found);
+        self.position = found.end;
+        self.sequence = found.sequence.wrapping_add(1);
+        true
     }
 
     /// The next message, where it lies.
@@ -261,6 +332,7 @@ impl Inbox {
 
     #[cold]
     fn apply_screen(&mut self) {
+        self.judged = None;
         if let Some(membership) = &self.membership {
             self.wake_bits = self.screen.wake_bits(&self.ring);
             membership.show_screen(&self.screen.describe());
@@ -272,13 +344,10 @@ impl Inbox {
     #[inline]
     fn look(&mut self) -> Result<Result<Found, u64>> {
         let from = self.position;
-        while !self.is_racing
-            && let Some(found) = self.ring.message_at(self.position)
-        {
-            if self.is_wanted(&found) {
+        if !self.is_racing {
+            if let Some(found) = self.pass_over_run() {
                 return Ok(Ok(found));
             }
-            self.pass_over(&found);
             if self.has_gone_far(from) {
                 return Ok(Err(0));
             }
@@ -343,26 +412,38 @@ impl Inbox {
     }
 
     #[inline(always)]
-    fn is_wanted(&self, found: &Found) -> bool {
+    fn is_wanted(&mut self, found: &Found) -> bool {
         if !self.screen.hears_own()
             && let Some(me) = &self.membership
             && me.origin.is_of_member(found.origin)
         {
             return false;
         }
-        !self.screen.looks_at_names() || self.names_are_wanted(found)
+        if !self.screen.looks_at_names() {
+            return true;
+        }
+        match &self.judged {
+            Some(judged) if judged.is_of(&self.ring, found) => judged.is_wanted,
+            _ => self.names_are_wanted(*found),
+        }
     }
 
     #[inline(never)]
-    fn names_are_wanted(&self, found: &Found) -> bool {
-        let sender_len = usize::from(found.origin.sender_len());
-        let kind = || Outline::new(found.origin.kind_len().into(), self.ring.name_word(found, sender_len));
+    fn names_are_wanted(&mut self, found: Found) -> bool {
+        let found = &found;
+        let (sender_len, kind_len) = (found.origin.sender_len().into(), found.origin.kind_len().into());
+        let kind = || Outline::new(kind_len, self.ring.name_word(found, sender_len));
         let sender = || Outline::new(sender_len, self.ring.name_word(found, 0));
-        match self.screen.judge(sender, kind) {
+        let is_wanted = match self.screen.judge(sender, kind) {
             Verdict::Heard => true,
             Verdict::PassedOver => false,
-            Verdict::Unclear => self.whole_names_are_wanted(found),
+            Verdict::Unclear => return self.whole_names_are_wanted(found),
+        };
+        // What is being overwritten may be half of one record and half of another.
+        if !self.is_racing {
+            self.judged = Some(Judged::new(&self.ring, found, is_wanted));
         }
+        is_wanted
     }
 
     #[inline(never)]

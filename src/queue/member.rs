@@ -62,7 +62,10 @@ impl Member {
     #[inline]
     pub fn append(&mut self, kind: &str, body: &[u8], wait: impl Into<Wait>) -> Result<u64> {
         let Member { membership, inbox } = self;
-        writer::append(membership, kind, body, wait.into(), &mut || inbox.bring_home())
+        match membership.append_if_clear(kind.as_bytes(), body) {
+            Some(position) => Ok(position),
+            None => writer::append(membership, kind, body, wait.into(), &mut || inbox.bring_home()),
+        }
     }
 
     /// Appends a value of a plain type; [`Message::pod`] reads it back.

@@ -170,8 +170,14 @@ impl Buffer {
     #[inline]
     pub(super) fn get(&mut self, words: usize) -> &mut [u64] {
         if self.words.len() < words {
-            self.words.resize(words, 0);
+            self.grow(words);
         }
         &mut self.words[..words]
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, words: usize) {
+        self.words.resize(words, 0);
     }
 }

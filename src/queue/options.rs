@@ -53,11 +53,11 @@ impl Default for QueueOptions {
 }
 
 impl QueueOptions {
-    /// Capacity 1 MiB, 64 slots, mode 0600, nothing lost, many writers, no timestamps, the name stays.
+    /// Capacity 4 MiB, 64 slots, mode 0600, nothing lost, many writers, no timestamps, the name stays.
     pub fn new() -> Self {
         QueueOptions {
             shape: Shape {
-                capacity: 1 << 20,
+                capacity: 4 << 20,
                 slots: 64,
                 lossy: false,
                 single_writer: false,
@@ -72,7 +72,8 @@ impl QueueOptions {
     }
 
     /// Size of the ring in bytes: a power of two from 4096 (or the page size, if larger) to 2^40. All of it is taken from
-    /// memory at creation. Default: 1 MiB.
+    /// memory at creation. Default: 4 MiB, which is more than the second-level
+    /// caches of two processors: see docs/performance.md.
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.shape.capacity = bytes;
         self

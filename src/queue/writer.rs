@@ -55,7 +55,10 @@ impl Writer {
     /// [`Error::Corrupt`]: crate::Error::Corrupt
     #[inline]
     pub fn append(&mut self, kind: &str, body: &[u8], wait: impl Into<Wait>) -> Result<u64> {
-        append(&self.membership, kind, body, wait.into(), &mut no_backlog)
+        match self.membership.append_if_clear(kind.as_bytes(), body) {
+            Some(position) => Ok(position),
+            None => append(&self.membership, kind, body, wait.into(), &mut no_backlog),
+        }
     }
 
     /// Appends a value of a plain type; [`Message::pod`](crate::Message::pod) reads it back.
@@ -114,7 +117,9 @@ impl Writer {
     }
 }
 
-#[inline(always)]
+/// An append that was not possible at once.
+#[cold]
+#[inline(never)]
 pub(super) fn append(
     membership: &Membership,
     kind: &str,
@@ -123,10 +128,7 @@ pub(super) fn append(
     relieve: Relieve<'_>,
 ) -> Result<u64> {
     let kind = kind.as_bytes();
-    match membership.append_at_once(kind, body) {
-        Some(position) => Ok(position),
-        None => membership.append(Draft { kind, body }, wait, relieve),
-    }
+    membership.append(Draft { kind, body }, wait, relieve)
 }
 
 pub(super) fn append_all<'m>(

@@ -6,8 +6,8 @@ use super::members::Membership;
 use super::record::{self, HEAD, Head, ORIGIN, SEQUENCE, State, TIME};
 use super::room::Short;
 use crate::error::{Error, Result};
-use crate::segment::copy::{Spot, partial_word};
-use crate::segment::layout::{GRANULE, MAX_KIND, RECORD_HEADER};
+use crate::segment::copy::{LARGE, Spot};
+use crate::segment::layout::{GRANULE, MAX_KIND};
 use crate::segment::now_nanos;
 use crate::sys::atomic::Ordering;
 use crate::wait::{Deadline, Wait};
@@ -29,6 +29,16 @@ impl Draft<'_> {
     }
 }
 
+/// What became of trying to append without asking for anything.
+enum AtOnce {
+    /// It is in the queue, at this position.
+    Appended(u64),
+    /// The same, but the claim is still in hand: somebody asleep is to be woken first.
+    ToBeEnded(u64),
+    /// Nothing was done.
+    Not,
+}
+
 /// Called when the appending member's own unread messages are what fills the ring. Makes room and says `true`, or cannot.
 pub(crate) type Relieve<'a> = &'a mut dyn FnMut() -> Result<bool>;
 
@@ -38,21 +48,15 @@ pub(crate) fn no_backlog() -> Result<bool> {
 }
 
 impl Membership {
-    /// Bytes that a record of this member takes in the ring. `None`: there cannot be such a record.
-    #[inline(always)]
-    fn size_if_any(&self, kind: &[u8], body_len: usize) -> Option<u64> {
-        let max = self.ring.segment.geometry.max_record();
-        if kind.len() > MAX_KIND || body_len > u32::MAX as usize {
-            return None;
-        }
-        Some(record::size(self.names_len(kind), body_len as u64)).filter(|size| *size <= max)
-    }
-
-    /// The same, or why there cannot be such a record.
+    /// Bytes that a record of this member takes in the ring, or why there cannot be such a record.
     #[inline]
     pub(crate) fn size_of(&self, kind: &[u8], body_len: usize) -> Result<u64> {
-        self.size_if_any(kind, body_len)
-            .ok_or_else(|| self.no_such_size(kind, body_len))
+        let max = self.ring.segment.geometry.max_record();
+        let size = record::size(self.names_len(kind), body_len as u64);
+        match kind.len() > MAX_KIND || body_len > u32::MAX as usize || size > max {
+            true => Err(self.no_such_size(kind, body_len)),
+            false => Ok(size),
+        }
     }
 
     #[cold]
@@ -89,31 +93,88 @@ impl Membership {
     /// Bytes of sender and kind together.
     #[inline]
     pub(super) fn names_len(&self, kind: &[u8]) -> u64 {
-        (self.sender.len() + kind.len()) as u64
+        self.names.len_with(kind.len())
     }
 
-    /// Appends one message if nothing is in the way: the claim is kept, and there is room. Returns its position. `None`: nothing
-    /// was done, and [`Membership::append`] finds out why.
-    ///
-    /// This is the path of a busy writer, and what counts in it is how much it stores, on its stack too. While a reader's
-    /// processor has a line of the ring, the store to it waits, and all later ones behind it; when the processor has no
-    /// place for more of them, it stops. So this takes few arguments, returns in registers, and leaves everything rare to
-    /// functions that are not inlined.
-    #[inline(never)]
-    pub(crate) fn append_at_once(&self, kind: &[u8], body: &[u8]) -> Option<u64> {
-        if !self.is_of_this_process() {
+    /// Appends one message and returns its position, if nothing is in the way. `None`: nothing was done, and [`Membership::append`] finds
+    /// out why.
+    #[inline(always)]
+    pub(crate) fn append_if_clear(&self, kind: &[u8], body: &[u8]) -> Option<u64> {
+        if !self.names.become_of(kind) {
             return None;
         }
-        let size = self.size_if_any(kind, body.len())?;
-        let (position, kept) = self.begin_kept(size)?;
+        let at_once = match body.len() >= LARGE || self.ring.segment.geometry.timestamps {
+            true => self.append_at_once::<true>(body),
+            false => self.append_at_once::<false>(body),
+        };
+        match at_once {
+            AtOnce::Appended(position) => Some(position),
+            AtOnce::ToBeEnded(position) => {
+                self.end_at_once(kind, body.len(), position);
+                Some(position)
+            }
+            AtOnce::Not => None,
+        }
+    }
+
+    /// Appends one message, whose names are known, if nothing is in the way: the claim is kept, there is room, nobody sleeps.
+    ///
+    /// This is the path of a busy writer, and what counts in it is how often its stores change from one cache line to another. Those of the
+    /// ring have to come from the reader's processor. The writer's asks for several at a time, but looks ahead only over so many
+    /// changes of line among the stores that wait. So the record is written from its end to its beginning, each line once; what
+    /// the writer stores for itself is in one other line; and as little as can be is on the stack, with no calls that come
+    /// back (unless it `MAY_CALL`, for a large body or the time). docs/performance.md has the figures.
+    #[inline(never)]
+    fn append_at_once<const MAY_CALL: bool>(&self, body: &[u8]) -> AtOnce {
+        let segment = &self.ring.segment;
+        if !self.is_of_this_process() || MAY_CALL && body.len() > u32::MAX as usize {
+            return AtOnce::Not;
+        }
+        let size = record::size_from(self.names.body_offset(), body.len() as u64);
+        let Some(position) = self.begin_kept(size) else {
+            return AtOnce::Not;
+        };
         // No mark: `begin_kept` goes no further than to the next one.
-        self.put(position, size, Draft { kind, body });
-        self.end_kept(kept, position.wrapping_add(size));
+        let spot = segment.at(position);
+        let next = position.wrapping_add(size);
+        self.ring.prepare_frontier(next, self.count_kept());
+        match MAY_CALL {
+            true => spot.copy_in(self.names.body_offset(), body),
+            // SAFETY: inside the record, for all of which `begin_kept` found room in the ring.
+            false => unsafe { spot.copy_small_in(self.names.body_offset(), body) },
+        }
+        self.write_names(spot, if MAY_CALL { self.time() } else { 0 });
+        let head = Head {
+            state: State::Message,
+            body_len: body.len() as u32,
+        };
+        self.ring.publish_prepared(spot, position, head);
+        if !MAY_CALL && self.is_clear(next.wrapping_add(size + GRANULE)) {
+            // The next record will be as long as this one, as a rule. Its lines are at the reader's processor, and if nobody is in a
+            // hurry they come while everybody waits for something else. An instruction that only asks for them did nothing here.
+            // SAFETY: this writer's, up to there, as long as it is busy.
+            unsafe { segment.at(next).touch(size) };
+        }
         self.count(1, body.len() as u64);
-        Some(position)
+        if self.ring.is_awaited(self.kept()) {
+            return AtOnce::ToBeEnded(position);
+        }
+        self.end_kept(next);
+        AtOnce::Appended(position)
+    }
+
+    /// Ends an append whose record is published, and for which somebody may be asleep.
+    #[cold]
+    #[inline(never)]
+    fn end_at_once(&self, kind: &[u8], body_len: usize, position: u64) {
+        self.ring.ring_again_for_one(kind);
+        let size = record::size(self.names_len(kind), body_len as u64);
+        self.end_kept(position.wrapping_add(size));
+        self.ring.wake_revokers(self.kept());
     }
 
     /// Appends one message, taking the claim or waiting for room. Returns its position.
+    #[cold]
     #[inline(never)]
     pub(crate) fn append(&self, draft: Draft<'_>, wait: Wait, relieve: Relieve<'_>) -> Result<u64> {
         self.check_process()?;
@@ -129,7 +190,6 @@ impl Membership {
     }
 
     /// Puts a message at the frontier. The caller has the claim, room for `size` bytes, and noted where they end.
-    #[inline(always)]
     fn put(&self, position: u64, size: u64, draft: Draft<'_>) {
         let ring = &*self.ring;
         let spot = ring.segment.at(position);
@@ -244,50 +304,26 @@ impl Membership {
     }
 
     /// Writes everything of a record but its head and its sequence number.
-    #[inline(always)]
+    #[inline]
     fn write(&self, spot: Spot<'_>, time: u64, draft: Draft<'_>) {
         self.write_origin(spot, time, draft.kind);
-        spot.copy_in(record::body_offset(self.names_len(draft.kind)), draft.body);
+        spot.copy_in(self.names.body_offset(), draft.body);
     }
 
     /// Writes origin, time, sender and kind of a record.
-    #[inline(always)]
+    #[inline]
     pub(super) fn write_origin(&self, spot: Spot<'_>, time: u64, kind: &[u8]) {
-        let origin = self.origin.with_kind(kind.len() as u8);
-        spot.word(ORIGIN).store(origin.bits(), Ordering::Relaxed);
-        spot.word(TIME).store(time, Ordering::Relaxed);
-        if self.names_len(kind) != 0 {
-            self.write_names(spot, kind);
-        }
+        let fits = self.names.become_of(kind);
+        debug_assert!(fits, "`size_of` was asked first");
+        self.write_names(spot, time);
     }
 
-    /// Writes sender and kind, back to back.
-    #[inline(never)]
-    fn write_names(&self, spot: Spot<'_>, kind: &[u8]) {
-        let mut at = RECORD_HEADER;
-        let mut put = |word: u64| {
-            spot.copy_in(at, &word.to_le_bytes());
-            at += 8;
-        };
-        let whole = self.sender.len() / 8;
-        self.sender_words[..whole].iter().for_each(|word| put(*word));
-        // The kind's words follow at a distance of `shift` bits from the sender's.
-        let shift = 8 * (self.sender.len() % 8) as u32;
-        let mut begun = if shift == 0 { 0 } else { self.sender_words[whole] };
-        let (words, rest) = kind.as_chunks::<8>();
-        for word in words {
-            let word = u64::from_le_bytes(*word);
-            put(begun | word << shift);
-            begun = word.checked_shr(64 - shift).unwrap_or(0);
-        }
-        let rest_word = partial_word(rest);
-        let left = shift as usize / 8 + rest.len();
-        if left > 0 {
-            put(begun | rest_word << shift);
-        }
-        if left > 8 {
-            put(rest_word >> (64 - shift));
-        }
+    /// The same, of the kind that the names are of.
+    #[inline(always)]
+    fn write_names(&self, spot: Spot<'_>, time: u64) {
+        spot.word(ORIGIN).store(self.names.origin().bits(), Ordering::Relaxed);
+        spot.word(TIME).store(time, Ordering::Relaxed);
+        self.names.write(spot);
     }
 
     /// The time for a record, if this queue's records carry it.
@@ -319,14 +355,22 @@ impl Ring {
     /// Makes what stands between the frontier, at `position`, and `next` a part of the queue, and `next` the frontier.
     #[inline]
     pub(super) fn publish(&self, position: u64, next: u64, next_sequence: u64, head: Head) {
+        self.prepare_frontier(next, next_sequence);
+        self.publish_prepared(self.segment.at(position), position, head);
+    }
+
+    /// Makes `next` fit to be the frontier. Before the head that makes it so: from then on its own must be 0 and its sequence number
+    /// right, also if this process dies on the spot.
+    #[inline(always)]
+    fn prepare_frontier(&self, next: u64, next_sequence: u64) {
         let frontier = self.segment.at(next);
-        // Before the head: once the frontier is there, its head must be 0 and its sequence number right, also if this
-        // process dies on the spot.
         frontier.word(HEAD).store(0, Ordering::Relaxed);
         frontier.word(SEQUENCE).store(next_sequence, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn publish_prepared(&self, spot: Spot<'_>, position: u64, head: Head) {
         // Release: pairs with the Acquire of every reader's look at the head. This store is the append.
-        self.segment
-            .word(position, HEAD)
-            .store(head.bits(position), Ordering::Release);
+        spot.word(HEAD).store(head.bits(position), Ordering::Release);
     }
 }

@@ -15,11 +15,11 @@
 //! Two compare-exchanges a message are most of what an append costs, and a writer that nobody contends with needs neither. So
 //! a writer that has been alone for a while *keeps* the claim: the word names it as keeper and nobody as holder, and an
 //! append of the keeper is: set `busy` in its own slot, look whether the word is still as it left it, append, store the new
-//! frontier in `base`, clear `busy`. Plain stores all of them.
+//! frontier in its slot, clear `busy`. Plain stores all of them.
 //!
 //! Whoever else wants the claim *revokes* it: a compare-exchange puts his slot beside the keeper's as holder, a
 //! [`barrier::heavy`] makes sure that either the keeper sees that or he sees `busy`, and then he waits until the keeper is not
-//! busy or is proven dead. The frontier is then at `base`, or behind the one record (or batch) that the keeper had published and
+//! busy or is proven dead. The frontier is then as his slot says, or behind the one record (or batch) that the keeper had published and
 //! not yet noted when it died. Being revoked makes a writer slower to keep the claim again, so writers that really contend
 //! soon pass it on plainly.
 
@@ -266,7 +266,9 @@ impl Ring {
             self.ring_for_all_regardless();
         }
         // Acquire of `busy` above: the keeper's last append is visible.
-        let position = self.first_empty(self.base());
+        let position = self.first_empty(self.frontier_of(keeper));
+        // Before the word, whose few bits of position will be read relative to this. Only who holds the claim stores here.
+        line.base.store(position, Ordering::Relaxed);
         let mut seen = mine;
         let word = loop {
             let held = if seen.has_sleepers() {
@@ -321,7 +323,7 @@ impl Ring {
         busy.store(1, Ordering::Relaxed);
         // Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees `busy`, or this
         // one sees the word changed, or the reader's bits.
-        barrier::light();
+        self.segment.light.fence();
         let is_kept = self.segment.control().claim.word.load(Ordering::Relaxed) == kept.0;
         if !is_kept {
             busy.store(0, Ordering::Release);
@@ -334,18 +336,30 @@ impl Ring {
     pub(super) fn rest(&self, kept: Word, busy: &AtomicU64) {
         // Release: pairs with the Acquire in `revoke`.
         busy.store(0, Ordering::Release);
-        // Somebody revokes it and may be napping. Nothing depends on this look coming late enough.
+        self.wake_revokers(kept);
+    }
+
+    /// Somebody may revoke it, and nap until the keeper is no longer busy. Nothing depends on this look coming late enough.
+    #[inline(always)]
+    pub(super) fn wake_revokers(&self, kept: Word) {
         if self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0 {
             self.wake_contenders();
         }
     }
 
-    /// The frontier in full, as last noted. A falsified one is no position at all; rounded, it is a wrong one, and what stands
-    /// there tells.
+    /// Whether the keeper of the claim, with his record published, is to wake anybody: who armed himself since the append began, or
+    /// revokes the claim.
+    #[inline(always)]
+    pub(super) fn is_awaited(&self, kept: Word) -> bool {
+        self.sleepers() != 0 || self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0
+    }
+
+    /// The frontier as noted by the keeper of the claim. A falsified one is no position at all; rounded, it is a wrong one, and what
+    /// stands there tells.
     #[inline]
-    pub(super) fn base(&self) -> u64 {
+    pub(super) fn frontier_of(&self, keeper: u16) -> u64 {
         // Acquire: a keeper moves only this, after the head of the record.
-        self.segment.control().claim.base.load(Ordering::Acquire) & !(GRANULE - 1)
+        self.segment.slot(keeper).cursor.frontier.load(Ordering::Acquire) & !(GRANULE - 1)
     }
 
     /// The member that is in the middle of an append, or about to begin or to end one.
@@ -362,7 +376,7 @@ impl Ring {
         let seen = Word(line.word.load(Ordering::Relaxed));
         if seen.keeper() == Some(slot) && seen.holder().is_none() {
             // An earlier member in this slot may have died as keeper, with a record published and not yet noted.
-            let free = Word::free(self.first_empty(self.base()));
+            let free = Word::free(self.first_empty(self.frontier_of(slot)));
             // A failure means that somebody has begun to revoke it.
             let _ = line
                 .word
@@ -383,13 +397,15 @@ impl Drop for Claim<'_> {
     #[inline]
     fn drop(&mut self) {
         let line = &self.ring.segment.control().claim;
-        // Before the word: the word's few bits of position are read relative to this one.
+        // Before the word: the word's few bits of position are read relative to this one. A keeper comes by here once in a
+        // while, so this is never far behind.
         // Release: pairs with the Acquire in `Ring::frontier`.
         line.base.store(self.position, Ordering::Release);
         if self.is_kept() {
-            return self
-                .ring
-                .rest(self.word, &self.ring.segment.slot(self.slot).cursor.busy);
+            let line = &self.ring.segment.slot(self.slot).cursor;
+            // Before `busy`, as in `end_kept`.
+            line.frontier.store(self.position, Ordering::Release);
+            return self.ring.rest(self.word, &line.busy);
         }
         let free = Word::free(self.position);
         // Release: pairs with the Acquire in `try_claim`. A failure means that somebody set the sleepers bit.

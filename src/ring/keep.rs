@@ -74,7 +74,7 @@ impl Membership {
                     ring: &self.ring,
                     word: kept,
                     slot: self.slot,
-                    position: self.ring.base(),
+                    position: self.ring.frontier_of(self.slot),
                 });
             }
             self.keeping.is_revoked(self.appended());
@@ -82,48 +82,68 @@ impl Membership {
         self.ring.claim(self.slot, deadline)
     }
 
-    /// Begins an append of `size` bytes with the kept claim: the frontier, and the claim word to end it with. `None`: somebody
-    /// has begun to revoke it, or there is something else to be looked at first. Nothing is held then.
+    /// The claim word that this member left when it began to keep the claim, for who has just appended with it.
+    pub(super) fn kept(&self) -> Word {
+        Word(self.keeping.word.load(Ordering::Relaxed))
+    }
+
+    /// Whether a keeper may write up to `end`.
+    #[inline(always)]
+    pub(super) fn is_clear(&self, end: u64) -> bool {
+        self.keeping.clear.load(Ordering::Relaxed).wrapping_sub(end) <= self.ring.capacity()
+    }
+
+    /// The frontier, for who keeps the claim.
+    #[inline(always)]
+    pub(super) fn kept_frontier(&self) -> u64 {
+        self.line().cursor.frontier.load(Ordering::Relaxed) & !(GRANULE - 1)
+    }
+
+    /// Counts a record appended with the kept claim. Returns the number of the one behind it.
+    #[inline(always)]
+    pub(super) fn count_kept(&self) -> u64 {
+        let sequence = &self.line().cursor.sequence;
+        let next = sequence.load(Ordering::Relaxed).wrapping_add(1);
+        sequence.store(next, Ordering::Relaxed);
+        next
+    }
+
+    /// Begins an append of `size` bytes with the kept claim: the frontier. `None`: somebody
+    /// has begun to revoke it, or sleeps, or there is something else to be looked at first. Nothing is held then.
     ///
     /// This is [`Membership::claim_to_append`] and all that has to be asked with the claim in hand, for the case that nothing is
     /// in the way, without a [`Claim`]: moving one about costs more than the append.
     #[inline(always)]
-    pub(super) fn begin_kept(&self, size: u64) -> Option<(u64, Word)> {
-        let kept = Word(self.keeping.word.load(Ordering::Relaxed));
-        let slot = self.line();
-        if kept.0 == 0 || !self.ring.is_still_kept(kept, &slot.cursor.busy) {
+    pub(super) fn begin_kept(&self, size: u64) -> Option<u64> {
+        let (kept, busy) = (self.kept(), &self.line().cursor.busy);
+        if kept.0 == 0 || !self.ring.is_still_kept(kept, busy) {
             return None;
         }
-        let frontier = self.ring.base();
+        let frontier = self.kept_frontier();
         let end = frontier.wrapping_add(size + GRANULE);
-        // Also false for a falsified frontier, more than a lap away.
-        let is_clear = self.keeping.clear.load(Ordering::Relaxed).wrapping_sub(end) <= self.ring.capacity();
-        if is_clear && self.is_active() {
-            return Some((frontier, kept));
+        // Also false for a falsified frontier, more than a lap away, and for what is longer than the ring.
+        if self.is_clear(end) && self.is_active() && !self.ring.has_sleepers() {
+            return Some(frontier);
         }
-        self.ring.rest(kept, &slot.cursor.busy);
+        self.ring.rest(kept, busy);
         None
     }
 
     /// Ends what [`Membership::begin_kept`] began, with `frontier` where the record ends.
     #[inline(always)]
-    pub(super) fn end_kept(&self, kept: Word, frontier: u64) {
-        // Before `busy`: a revoker takes the frontier from here. Release: pairs with the Acquire in `base`.
-        self.ring
-            .segment
-            .control()
-            .claim
-            .base
-            .store(frontier, Ordering::Release);
-        self.ring.rest(kept, &self.line().cursor.busy);
+    pub(super) fn end_kept(&self, frontier: u64) {
+        let line = &self.line().cursor;
+        // Before `busy`: a revoker takes the frontier from here. Release: pairs with the Acquire in `frontier_of`.
+        line.frontier.store(frontier, Ordering::Release);
+        // Release: pairs with the Acquire in `revoke`.
+        line.busy.store(0, Ordering::Release);
     }
 
     /// Ends a claim after an append: keeps it, or frees it.
     #[inline]
     pub(super) fn finish_append(&self, claim: Claim<'_>, start: u64) {
         if claim.is_kept() {
-            let clear = self.ring.clear_from(claim.position);
-            self.keeping.clear.store(clear, Ordering::Relaxed);
+            self.look_ahead(claim.position);
         } else {
             self.keep_or_free(claim, start);
         }
@@ -156,6 +176,7 @@ impl Membership {
         let position = claim.position;
         let kept = Word::kept_by(position, self.slot);
         // Before the word: a revoker takes the frontier from here.
+        self.line().cursor.frontier.store(position, Ordering::Relaxed);
         line.base.store(position, Ordering::Relaxed);
         // Release: as in freeing the claim. A failure means that somebody waits; then it is freed, by the drop.
         if line
@@ -166,8 +187,15 @@ impl Membership {
             std::mem::forget(claim);
             self.keeping.word.store(kept.0, Ordering::Relaxed);
             self.keeping.alone.store(self.appended(), Ordering::Relaxed);
-            let clear = self.ring.clear_from(position);
-            self.keeping.clear.store(clear, Ordering::Relaxed);
+            self.look_ahead(position);
         }
+    }
+
+    /// Takes down what the next appends with the kept claim, the frontier being at `position`, need to know.
+    fn look_ahead(&self, position: u64) {
+        let clear = self.ring.clear_from(position);
+        self.keeping.clear.store(clear, Ordering::Relaxed);
+        let sequence = self.ring.sequence_at(position);
+        self.line().cursor.sequence.store(sequence, Ordering::Relaxed);
     }
 }

@@ -15,6 +15,7 @@
 use super::Ring;
 use super::claim::{Claim, Word};
 use super::keep::Keeping;
+use super::names::Names;
 use super::record::{Origin, SEQUENCE};
 use crate::error::{Error, Result};
 use crate::segment::layout::{GRANULE, MAX_SCREEN_TEXT, MAX_SENDER, Slot};
@@ -116,16 +117,14 @@ pub(crate) struct Membership {
     line: SlotAt,
     pub(crate) generation: u32,
     pub(crate) sender: Arc<str>,
-    /// The sender as it stands in every record: little-endian words, filled up with zeros.
-    pub(super) sender_words: [u64; MAX_SENDER / 8],
+    pub(super) names: Names,
     /// That of its records without a kind.
     pub(crate) origin: Origin,
     /// The state word of the slot while this member is an active one.
     active: u64,
     pub(super) keeping: Keeping,
     role: Role,
-    /// [`fork::generation`] of the process that joined.
-    born: u64,
+    born: fork::Born,
 }
 
 /// Where a reader begins.
@@ -195,6 +194,7 @@ impl Ring {
         }
         self.check_process()?;
         let (slot, generation) = self.take_slot(role, sender, deadline)?;
+        let origin = Origin::new(slot, generation, sender.len() as u8);
         // From here on dropping this gives the slot back.
         let membership = Membership {
             ring: self.clone(),
@@ -202,8 +202,8 @@ impl Ring {
             line: self.segment.locate(slot),
             generation,
             sender: sender.into(),
-            sender_words: words_of(sender.as_bytes()),
-            origin: Origin::new(slot, generation, sender.len() as u8),
+            names: Names::new(sender, origin),
+            origin,
             active: SlotState {
                 stage: Stage::Active,
                 role: Some(role),
@@ -212,7 +212,7 @@ impl Ring {
             .bits(),
             keeping: Keeping::new(),
             role,
-            born: fork::generation(),
+            born: fork::Born::now(),
         };
         let beginning = self.enter(&membership, start, deadline)?;
         Ok((membership, beginning))
@@ -502,7 +502,7 @@ impl Membership {
     /// Whether this is the process that joined.
     #[inline]
     pub(super) fn check_process(&self) -> Result<()> {
-        if self.born != fork::generation() {
+        if !self.is_of_this_process() {
             return Err(self.forked());
         }
         Ok(())
@@ -538,9 +538,9 @@ impl Membership {
     }
 
     /// False in a child that inherited this handle.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_of_this_process(&self) -> bool {
-        fork::is_still(self.born)
+        self.born.is_of_this_process()
     }
 
     /// This member's slot.
@@ -587,7 +587,7 @@ impl Membership {
 impl Drop for Membership {
     /// Leaves. In a forked child it does nothing: the slot is the parent's.
     fn drop(&mut self) {
-        if self.born != fork::generation() {
+        if !self.is_of_this_process() {
             return;
         }
         let ring = &self.ring;

@@ -24,6 +24,7 @@ pub(crate) mod append;
 pub(crate) mod claim;
 pub(crate) mod keep;
 pub(crate) mod members;
+mod names;
 pub(crate) mod read;
 pub(crate) mod record;
 pub(crate) mod recover;
@@ -83,11 +84,12 @@ impl Ring {
         let claim = &self.segment.control().claim;
         // Acquire: pairs with the release of the claim, so records before the frontier are visible.
         let word = Word::from_bits(claim.word.load(Ordering::Acquire));
-        let base = self.base();
-        if word.keeper().is_some() {
-            base
-        } else {
-            word.position(base)
+        match word
+            .keeper()
+            .filter(|keeper| u32::from(*keeper) < self.segment.geometry.slots)
+        {
+            Some(keeper) => self.frontier_of(keeper),
+            None => word.position(claim.base.load(Ordering::Acquire)),
         }
     }
 }

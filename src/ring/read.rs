@@ -7,7 +7,7 @@ use super::Ring;
 use super::members::Membership;
 use super::record::{self, HEAD, Head, ORIGIN, Origin, SEQUENCE, State, TIME};
 use crate::error::Result;
-use crate::segment::copy::Spot;
+use crate::segment::copy::{LARGE, Spot};
 use crate::segment::layout::RECORD_HEADER;
 use crate::sys::atomic::{AtomicU64, Ordering, fence};
 
@@ -53,7 +53,7 @@ impl Found {
     #[inline]
     pub(crate) fn words(&self) -> usize {
         let bytes = record::body_offset(self.origin.names_len()) - RECORD_HEADER + u64::from(self.body_len);
-        bytes.div_ceil(8) as usize
+        (bytes as usize).wrapping_add(7) / 8
     }
 
     /// Where in these the body begins, in bytes.
@@ -115,17 +115,34 @@ impl Ring {
     /// The 8 bytes at byte `skip` of sender and kind, little-endian. Some of them may be of what follows.
     #[inline]
     pub(crate) fn name_word(&self, found: &Found, skip: usize) -> u64 {
-        let spot = self.segment.at(found.position);
-        let at = RECORD_HEADER + (skip as u64 & !7);
-        let (low, high) = (spot.name_word(at), spot.name_word(at + 8));
+        let [low, high] = self.name_words(found, skip & !7);
         let shift = 8 * (skip as u32 % 8);
         low >> shift | (high << 1) << (63 - shift)
+    }
+
+    /// The two words from byte `skip` of sender and kind on, a multiple of 8.
+    #[inline(always)]
+    pub(crate) fn name_words(&self, found: &Found, skip: usize) -> [u64; 2] {
+        let spot = self.segment.at(found.position);
+        let at = RECORD_HEADER + skip as u64;
+        [spot.name_word(at), spot.name_word(at + 8)]
     }
 
     /// Copies words of a message, from the sender on.
     #[inline]
     pub(crate) fn copy(&self, found: &Found, out: &mut [u64], racing: bool) {
         self.segment.at(found.position).copy_out(RECORD_HEADER, out, racing);
+    }
+
+    /// The same for a message that [`Ring::message_at`] has just found, for a reader whose cursor holds it.
+    #[inline(always)]
+    pub(crate) fn copy_at_hand(&self, found: &Found, out: &mut [u64]) {
+        if cfg!(any(loom, miri)) || size_of_val(out) >= LARGE {
+            return self.copy(found, out, false);
+        }
+        debug_assert!(out.len() <= found.words());
+        // SAFETY: `message_at` found its end inside the ring.
+        unsafe { self.segment.at(found.position).copy_small_out(RECORD_HEADER, out) };
     }
 
     /// Where the body of a message is, for a reader whose cursor holds it.

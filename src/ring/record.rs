@@ -134,13 +134,20 @@ impl Origin {
 /// Offset of the body in a record whose sender and kind have `names_len` bytes together.
 #[inline]
 pub(crate) fn body_offset(names_len: u64) -> u64 {
-    RECORD_HEADER + names_len.next_multiple_of(8)
+    // Not `next_multiple_of`, whose overflow the compiler would look after: lengths are far below that.
+    RECORD_HEADER + (names_len.wrapping_add(7) & !7)
 }
 
 /// Bytes that such a record takes in the ring.
 #[inline]
 pub(crate) fn size(names_len: u64, body_len: u64) -> u64 {
-    (body_offset(names_len) + body_len).next_multiple_of(GRANULE)
+    size_from(body_offset(names_len), body_len)
+}
+
+/// The same, of a record whose body begins there.
+#[inline]
+pub(crate) fn size_from(body_offset: u64, body_len: u64) -> u64 {
+    body_offset.wrapping_add(body_len).wrapping_add(GRANULE - 1) & !(GRANULE - 1)
 }
 
 #[cfg(all(test, not(loom)))]

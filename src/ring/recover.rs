@@ -66,7 +66,7 @@ impl Ring {
         let word = &control.claim.word;
         let mut seen = Word::from_bits(word.load(Ordering::Acquire));
         loop {
-            let base = self.base();
+            let base = control.claim.base.load(Ordering::Acquire);
             let freed = match (seen.holder(), seen.keeper()) {
                 // It died while it held the claim.
                 (Some(holder), None) if holder == slot => {
@@ -77,8 +77,8 @@ impl Ring {
                 }
                 // It died while it revoked the claim: that is as if it had never begun.
                 (Some(holder), Some(_)) if holder == slot => seen.without_holder(),
-                // It kept the claim, and nobody has begun to revoke it. The base may stay a record behind.
-                (None, Some(keeper)) if keeper == slot => Word::free(self.first_empty(base)),
+                // It kept the claim, and nobody has begun to revoke it.
+                (None, Some(keeper)) if keeper == slot => Word::free(self.first_empty(self.frontier_of(slot))),
                 // It kept the claim, and somebody is revoking it: he finishes.
                 (Some(_), Some(keeper)) if keeper == slot => {
                     self.ring_for_all_regardless();

@@ -202,7 +202,7 @@ impl Ring {
     #[inline]
     pub(super) fn let_go(&self, before: u64, after: u64) {
         // Pairs with `barrier::heavy` in `wait_for_room`: either that writer sees the cursor, or this sees the writer.
-        barrier::light();
+        self.segment.light.fence();
         let wanted = self.segment.control().space.wanted.load(Ordering::Relaxed);
         if wanted != 0 {
             let wanted = wanted - 1;
@@ -216,7 +216,7 @@ impl Ring {
     /// Room was made that no cursor tells of: a reservation was finished, a reader has gone.
     pub(super) fn made_room(&self) {
         // As in `let_go`.
-        barrier::light();
+        self.segment.light.fence();
         if self.segment.control().space.wanted.load(Ordering::Relaxed) != 0 {
             self.wake_writers();
         }

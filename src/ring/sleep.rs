@@ -111,8 +111,14 @@ impl Ring {
         self.segment.control().data.sleepers.load(Ordering::SeqCst) as u32
     }
 
+    /// Whether a writer that has the claim finds somebody to ring for.
     #[inline(always)]
-    fn sleepers(&self) -> u32 {
+    pub(super) fn has_sleepers(&self) -> bool {
+        self.sleepers_in_order() != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn sleepers(&self) -> u32 {
         self.segment.control().data.sleepers.load(Ordering::Relaxed) as u32
     }
 
@@ -180,7 +186,7 @@ impl Ring {
             control.data.sleepers.fetch_or(u64::from(bits), Ordering::SeqCst);
             in_total_order();
             let claim = Word::from_bits(control.claim.word.load(Ordering::SeqCst));
-            // A keeper makes no total-order access; pairs with `barrier::light` in `is_still_kept`.
+            // A keeper makes no total-order access; pairs with `barrier::Light` in `is_still_kept`.
             let is_sure = claim.keeper().is_none() || barrier::heavy();
             let is_pending = !is_sure || self.at_work(claim).is_some() || seen != 0;
             if head.load(Ordering::SeqCst) != seen || is_over() {

@@ -223,7 +223,7 @@ fn map(
         queue: name.clone(),
         source,
     })?;
-    barrier::register();
+    let light = barrier::register();
     let control = mapping.control();
     file.note_mapping(control.as_ptr() as usize);
     Ok(Segment {
@@ -232,6 +232,7 @@ fn map(
         geometry,
         presence: Presence::File(file),
         born: fork::generation(),
+        light,
         // SAFETY: the control part of the mapping is `data_offset` long, which holds both.
         control: unsafe { control.add(layout::CONTROL_OFFSET) }.cast::<Control>(),
         // SAFETY: as above.
@@ -435,7 +436,7 @@ pub(crate) fn on_heap(name: &Arc<str>, geometry: Geometry) -> Result<Segment> {
         needed: 2 * geometry.capacity,
         available: None,
     })?;
-    barrier::register();
+    let light = barrier::register();
     let (control, slots, data) = block.parts(&geometry);
     Ok(Segment {
         name: name.clone(),
@@ -443,6 +444,7 @@ pub(crate) fn on_heap(name: &Arc<str>, geometry: Geometry) -> Result<Segment> {
         geometry,
         presence: Presence::in_process(),
         born: fork::generation(),
+        light,
         control,
         slots,
         data,

@@ -1,22 +1,17 @@
 //! Moving bytes of records in and out of a segment.
 //!
-//! No reference to shared bytes is ever made: another process may be writing them. Small pieces move as relaxed 64-bit
-//! atomics, which is also what makes a copy that races with a writer (an observer's) a defined thing to do; whole cache lines of
-//! them, where the processor is known, by four instructions of 16 bytes that the compiler does not look into. Large pieces
-//! that the protocol keeps still (a writer's own record, a record that a reader's cursor holds) move by `memcpy`.
-//!
-//! Sanitizers do not see what assembler does, so for them (`--cfg fuzzing`, which cargo-fuzz sets, and `--cfg plain_copies`) lines move
-//! word by word.
+//! No reference to shared bytes is ever made: another process may be writing them. Small pieces move word by word
+//! ([`words`](super::words)), which is also what makes a copy that races with a writer (an observer's) a defined thing to do. Large
+//! pieces that the protocol keeps still (a writer's own record, a record that a reader's cursor holds) move by `memcpy`.
 
 use super::Segment;
-use super::layout::{MIN_CAPACITY, RECORD_HEADER};
+use super::layout::{GRANULE, MIN_CAPACITY, RECORD_HEADER};
+use super::words;
 use crate::sys::atomic::{AtomicU64, Ordering};
 use std::marker::PhantomData;
 
 /// From this many bytes on, `memcpy` beats a loop over words.
-const LARGE: usize = 512;
-/// Words that one turn of the loop over words moves: a cache line.
-const TURN: usize = 8;
+pub(crate) const LARGE: usize = 512;
 
 /// Where one record is (or will be), worked out once: everything about it is at a fixed distance from here.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +41,25 @@ impl<'s> Spot<'s> {
         u64::from_le(word.load(Ordering::Relaxed))
     }
 
+    /// Writes sender and kind, as little-endian words.
+    ///
+    /// # Safety
+    ///
+    /// Nobody changes `names` meanwhile. (Their type lets the caller change them at other times.)
+    #[inline(always)]
+    pub(crate) unsafe fn put_names(self, names: &[std::sync::atomic::AtomicU64]) {
+        const { assert!(RECORD_HEADER + 2 * 256 <= MIN_CAPACITY) };
+        debug_assert!(names.len() <= 2 * 256 / 8);
+        // SAFETY: a record's names have at most 2 * 255 bytes, and the spot is good for any ring's capacity.
+        unsafe {
+            words::copy_in(
+                names.as_ptr().cast(),
+                self.at.add(RECORD_HEADER as usize / 8),
+                names.len(),
+            )
+        };
+    }
+
     /// Pointer to `len` bytes from byte `skip`. Panics where they would leave the data part, which the ring's own checks rule
     /// out first.
     #[inline]
@@ -67,18 +81,26 @@ impl<'s> Spot<'s> {
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
             return;
         }
-        let mut to: *const AtomicU64 = to.cast_const().cast();
+        // SAFETY: `bytes()` checked the range.
+        unsafe { self.copy_small_in(skip, bytes) };
+    }
+
+    /// The same for fewer than [`LARGE`] bytes, without a call or a look at the range.
+    ///
+    /// # Safety
+    ///
+    /// There are as many bytes there, filled up to whole words.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_small_in(self, skip: u64, bytes: &[u8]) {
+        // SAFETY: in range by the caller.
+        let to = unsafe { self.at.add(skip as usize / 8) };
         let (words, rest) = bytes.as_chunks::<8>();
-        let (turns, words) = words.as_chunks::<TURN>();
-        for turn in turns {
-            // SAFETY: inside the checked range, and 8-aligned since `skip` is.
-            unsafe { line_in(turn, to) };
-            to = to.wrapping_add(TURN);
+        if !rest.is_empty() {
+            // SAFETY: in range by the caller, and 8-aligned since `skip` is.
+            unsafe { &*to.add(words.len()) }.store(partial_word(rest).to_le(), Ordering::Relaxed);
         }
-        if !words.is_empty() || !rest.is_empty() {
-            // SAFETY: inside the checked range, and 8-aligned since `skip` is.
-            unsafe { copy_words(words, rest, to) };
-        }
+        // SAFETY: as above.
+        unsafe { words::copy_in(words.as_ptr(), to, words.len()) };
     }
 
     /// Copies `out.len()` words from byte `skip`, a multiple of 8. `racing`: a writer may be overwriting them; the caller checks
@@ -93,109 +115,40 @@ impl<'s> Spot<'s> {
             unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), out.as_mut_ptr().cast(), bytes) };
             return;
         }
-        let mut from: *const AtomicU64 = from.cast_const().cast();
         // SAFETY: inside the checked range, and 8-aligned since `skip` is.
-        let get = |from: *const AtomicU64| unsafe { &*from }.load(Ordering::Relaxed);
-        let (turns, words) = out.as_chunks_mut::<TURN>();
-        for turn in turns {
-            // SAFETY: inside the checked range, and 8-aligned since `skip` is.
-            unsafe { line_out(from, turn) };
-            from = from.wrapping_add(TURN);
-        }
-        for word in words {
-            *word = get(from);
-            from = from.wrapping_add(1);
+        unsafe { words::copy_out(from.cast_const().cast(), out.as_mut_ptr(), out.len()) };
+    }
+
+    /// The same for fewer than [`LARGE`] bytes, without a call or a look at the range.
+    ///
+    /// # Safety
+    ///
+    /// There are as many words there.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_small_out(self, skip: u64, out: &mut [u64]) {
+        // SAFETY: in range by the caller.
+        unsafe { words::copy_out(self.at.add(skip as usize / 8), out.as_mut_ptr(), out.len()) };
+    }
+
+    /// Stores to every granule behind the record's first one, up to the one at byte `end`, a multiple of the granule. For nothing but
+    /// that this processor then has their lines.
+    ///
+    /// # Safety
+    ///
+    /// All of them are the caller's to write, and there are no more than the ring has.
+    #[inline(always)]
+    pub(crate) unsafe fn touch(self, end: u64) {
+        let mut skip = GRANULE;
+        while skip <= end {
+            // SAFETY: the caller's.
+            unsafe { &*self.at.add(skip as usize / 8) }.store(0, Ordering::Relaxed);
+            skip += GRANULE;
         }
     }
 
     /// Pointer for a caller that promises to keep to the protocol itself: `len` bytes from byte `skip` of the record.
     pub(crate) fn raw(self, skip: u64, len: u64) -> *mut u8 {
         self.bytes(skip, len)
-    }
-}
-
-/// Copies a line into a segment.
-///
-/// # Safety
-///
-/// `to` is good for [`TURN`] words.
-#[inline(always)]
-unsafe fn line_in(from: &[[u8; 8]; TURN], to: *const AtomicU64) {
-    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
-    // SAFETY: `from` is that long, and `to` by the caller.
-    unsafe {
-        wide_line(from.as_ptr().cast(), to.cast_mut().cast())
-    };
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
-    // SAFETY: the caller's.
-    unsafe {
-        copy_words(from, &[], to)
-    };
-}
-
-/// Copies a line out of a segment.
-///
-/// # Safety
-///
-/// `from` is good for [`TURN`] words.
-#[inline(always)]
-unsafe fn line_out(from: *const AtomicU64, to: &mut [u64; TURN]) {
-    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
-    // SAFETY: `to` is that long, and `from` by the caller.
-    unsafe {
-        wide_line(from.cast(), to.as_mut_ptr().cast())
-    };
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
-    for (index, word) in to.iter_mut().enumerate() {
-        // SAFETY: the caller's.
-        *word = unsafe { &*from.add(index) }.load(Ordering::Relaxed);
-    }
-}
-
-/// Copies a line, 16 bytes at a time, where one of the two places is in a segment. That is half as many stores as words, and they are
-/// what a busy writer's processor runs out of.
-///
-/// # Safety
-///
-/// Both are good for [`TURN`] words.
-#[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
-#[inline(always)]
-unsafe fn wide_line(from: *const u8, to: *mut u8) {
-    // SAFETY: the caller's. In assembler, because what others may be reading or writing is no memory for the compiler to move
-    // things about in; each 8 bytes come whole, as they would word by word.
-    unsafe {
-        std::arch::asm!(
-            "movups {a}, [{from}]",
-            "movups {b}, [{from} + 16]",
-            "movups {c}, [{from} + 32]",
-            "movups {d}, [{from} + 48]",
-            "movups [{to}], {a}",
-            "movups [{to} + 16], {b}",
-            "movups [{to} + 32], {c}",
-            "movups [{to} + 48], {d}",
-            from = in(reg) from,
-            to = in(reg) to,
-            a = out(xmm_reg) _,
-            b = out(xmm_reg) _,
-            c = out(xmm_reg) _,
-            d = out(xmm_reg) _,
-            options(nostack, preserves_flags),
-        );
-    }
-}
-
-/// Copies words, and what is left of one filled up with zeros, into a segment.
-///
-/// # Safety
-///
-/// `to` is good for all of them.
-#[inline(never)]
-unsafe fn copy_words(words: &[[u8; 8]], rest: &[u8], to: *const AtomicU64) {
-    let last = [partial_word(rest).to_le_bytes()];
-    let last = if rest.is_empty() { &[] } else { &last[..] };
-    for (index, word) in words.iter().chain(last).enumerate() {
-        // SAFETY: the caller's.
-        unsafe { &*to.add(index) }.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
     }
 }
 

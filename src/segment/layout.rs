@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"syncq\r\n\0";
 /// Version of the format. Independent of the crate's version; a segment of another one is refused.
-pub(crate) const FORMAT_VERSION: u32 = 3;
+pub(crate) const FORMAT_VERSION: u32 = 4;
 /// Reads differently on a machine with the other byte order.
 pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 
@@ -114,13 +114,13 @@ pub(crate) struct Control {
 /// How many kinds get a wake-up bit of their own.
 pub(crate) const KIND_BITS: usize = 30;
 
-/// Written by every append. Readers never touch it.
+/// Written by every append that takes the claim. Readers never touch it.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub(crate) struct ClaimLine {
     /// A `ring::claim::Word`: position of the frontier, who holds the claim, whether others wait for it.
     pub(crate) word: AtomicU64,
-    /// The frontier in full; the claim word has only its lower bits. At most one claim behind it.
+    /// The frontier in full, as it was not long ago: the claim word has only its lower bits. Never more than the capacity behind it.
     pub(crate) base: AtomicU64,
 }
 
@@ -201,23 +201,31 @@ pub(crate) struct Slot {
     pub(crate) screen: ScreenText,
 }
 
-/// Written by the member with every message; by nobody else while it lives.
+/// Written by the member with every message; by nobody else while it lives. What a pop writes is in the first cache line, what
+/// an append writes in the second: the fewer different lines a writer stores to between those of the ring, the more of the
+/// ring's its processor asks for at a time.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub(crate) struct CursorLine {
     /// Position of the next record it has not let go.
     pub(crate) cursor: AtomicU64,
-    /// 0, or 1 + the position of the record it has reserved and not yet finished.
-    pub(crate) reservation: AtomicU64,
-    pub(crate) appended: AtomicU64,
-    pub(crate) appended_bytes: AtomicU64,
     pub(crate) popped: AtomicU64,
     pub(crate) popped_bytes: AtomicU64,
     pub(crate) screened: AtomicU64,
     pub(crate) missed: AtomicU64,
-    pub(crate) refused: AtomicU64,
+    pub(crate) spare: [AtomicU64; 3],
     /// 1 while this member, as keeper of the claim, appends.
     pub(crate) busy: AtomicU64,
+    /// While this member keeps the claim: the frontier.
+    pub(crate) frontier: AtomicU64,
+    /// The same: the number of the record that will be there. It stands there, too; this one is the keeper's own, who would have to wait for
+    /// the line there if a reader is looking.
+    pub(crate) sequence: AtomicU64,
+    pub(crate) appended: AtomicU64,
+    pub(crate) appended_bytes: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    /// 0, or 1 + the position of the record it has reserved and not yet finished.
+    pub(crate) reservation: AtomicU64,
 }
 
 /// Written when somebody joins, leaves, is evicted or reaped.
@@ -261,6 +269,7 @@ const _: () = {
     assert!(offset_of!(Control, kind_bits) == 768 && offset_of!(Control, marks) == 1024);
     assert!(size_of::<Control>() == 1152);
     assert!(size_of::<Slot>() == 512);
+    assert!(offset_of!(CursorLine, busy) == 64 && offset_of!(CursorLine, reservation) == 112);
     assert!(offset_of!(Slot, identity) == 128 && offset_of!(Slot, screen) == 256);
 };
 

@@ -7,6 +7,7 @@ pub(crate) mod backing;
 pub(crate) mod copy;
 pub(crate) mod layout;
 pub(crate) mod presence;
+mod words;
 
 use crate::sys::atomic::AtomicU64;
 use crate::sys::mapping::Mapping;
@@ -85,6 +86,7 @@ pub(crate) struct Segment {
     pub(crate) presence: Presence,
     /// [`crate::sys::fork::generation`] of the process that mapped it.
     pub(crate) born: u64,
+    pub(crate) light: crate::sys::barrier::Light,
     control: NonNull<Control>,
     slots: NonNull<Slot>,
     /// Twice `capacity` bytes, so that a record is contiguous wherever it begins.

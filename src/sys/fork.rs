@@ -40,12 +40,26 @@ pub(crate) fn generation() -> u64 {
     }
 }
 
-/// Whether `generation` is this process's. It was that of some process before.
-#[inline(always)]
-pub(crate) fn is_still(generation: u64) -> bool {
-    let page = PAGE.load(Ordering::Acquire);
-    // SAFETY: as in `generation`. A page that reads zero has been emptied by a fork since.
-    !page.is_null() && unsafe { &*page }.load(Ordering::Relaxed) == generation
+/// Tells, for one load, whether this still is the process that made it.
+#[derive(Debug)]
+pub(crate) struct Born {
+    generation: u64,
+    word: &'static AtomicU64,
+}
+
+impl Born {
+    pub(crate) fn now() -> Self {
+        let generation = generation();
+        // SAFETY: as in `generation`, which has made it by now.
+        let word = unsafe { &*PAGE.load(Ordering::Acquire) };
+        Born { generation, word }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        // A word that reads zero has been emptied by a fork since.
+        self.word.load(Ordering::Relaxed) == self.generation
+    }
 }
 
 /// The page reads as zero: this is the first call ever, or the first one since a fork.
