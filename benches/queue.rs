@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use syncq::{Buffer, Queue, Reader, Wait, Writer};
 
-const CAPACITY: u64 = 1 << 20;
 const SIZES: [usize; 4] = [8, 64, 1024, 64 << 10];
 const BATCH: usize = 16;
 /// Messages appended before any is popped, where it is the popping that is to be counted.
@@ -49,7 +48,7 @@ fn main() {
 }
 
 fn queue() -> Queue {
-    Queue::options().capacity(CAPACITY).anonymous().expect("memory")
+    Queue::options().anonymous().expect("memory")
 }
 
 // ---------------------------------------------------------------------------------------------------------- one process
@@ -87,7 +86,7 @@ fn in_one_process(criterion: &mut Criterion) {
                 black_box(first)
             });
         });
-        if len * BATCH < CAPACITY as usize {
+        if len * BATCH < queue().capacity() as usize {
             group.throughput(Throughput::Bytes((len * BATCH) as u64));
             group.bench_function(BenchmarkId::new("batch of 16", len), |bencher| {
                 let queue = queue();
@@ -108,7 +107,7 @@ fn in_one_process(criterion: &mut Criterion) {
 fn halves(times: u64, body: &[u8]) -> (Duration, Duration) {
     let queue = queue();
     let (mut reader, mut writer) = (queue.reader().unwrap(), queue.writer("").unwrap());
-    let stretch = CAPACITY / 2 / (body.len() as u64 + 64);
+    let stretch = queue.capacity() / 2 / (body.len() as u64 + 64);
     let (mut appending, mut popping) = (Duration::ZERO, Duration::ZERO);
     let mut left = times;
     while left > 0 {
