@@ -53,6 +53,43 @@ fn a_screen_passes_over_senders_and_kinds_exactly() {
 }
 
 #[test]
+fn a_screen_that_is_replaced_as_a_whole_acts_at_once() {
+    over_every_backing(&Queue::options().capacity(4096), |queue| {
+        let mut reader = queue.reader().unwrap();
+        let mut writer = queue.writer("w").unwrap();
+        reader.screen().add_kind("a");
+        let saved = reader.screen().clone();
+        reader.screen().add_kind("b");
+        writer.append("b", b"", Wait::Never).unwrap();
+        assert!(reader.pop(Wait::Never).unwrap().is_none());
+        *reader.screen() = saved;
+        for kind in ["a", "b"] {
+            writer.append(kind, b"", Wait::Never).unwrap();
+        }
+        assert_eq!(kinds(&mut reader), ["b"]);
+        assert_eq!(queue.members()[usize::from(reader.id().slot())].screen, "kind:a");
+    });
+}
+
+#[test]
+fn what_is_taken_home_is_what_the_screen_of_now_lets_through() {
+    over_every_backing(&Queue::options().capacity(4096), |queue| {
+        let mut member = queue.join("m").unwrap();
+        let mut writer = queue.writer("w").unwrap();
+        member.screen().add_kind("a").add_kind("b");
+        writer.append("a", b"", Wait::Never).unwrap();
+        assert!(member.pop(Wait::Never).unwrap().is_none());
+        member.screen().remove_kind("a");
+        while writer.append("a", b"now wanted", Wait::Never).is_ok() {}
+        member.append("m", b"", Wait::Never).unwrap();
+        let got = member
+            .drain()
+            .inspect(|message| assert_eq!(message.as_ref().unwrap().kind(), "a"));
+        assert_eq!(got.count(), (4096 - 64) / 64);
+    });
+}
+
+#[test]
 fn a_change_acts_on_everything_not_popped_yet() {
     over_every_backing(&Queue::options().capacity(4096), |queue| {
         let mut reader = queue.reader().unwrap();

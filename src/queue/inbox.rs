@@ -20,6 +20,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Writers that wait for room are told at least every so many bytes that a reader passes over.
+const LET_GO_EVERY: u64 = 64 << 10;
+
 /// First and longest sleep of an observer, whom nobody wakes.
 const OBSERVER_SLICES: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(8));
 
@@ -48,7 +51,9 @@ pub(super) struct Inbox {
     /// How often it pauses when it has caught up with a stream the next time.
     look_away: u64,
     pub(super) screen: Screen,
-    /// What was last found of a message's names, since the screen was changed.
+    /// The edition of the screen that others are shown and that the wake-up bits are of.
+    applied: u64,
+    /// What was last found of a message's names.
     judged: Option<Judged>,
     wake_bits: u32,
     spin: Duration,
@@ -63,6 +68,8 @@ pub(super) struct Inbox {
 /// is always the same; and of a kind, the first eight bytes tell all that was looked at.
 #[derive(Debug)]
 struct Judged {
+    /// Of the screen that judged.
+    edition: u64,
     origin: Origin,
     /// Which byte of the names the first of the two words is at.
     skip: usize,
@@ -73,7 +80,7 @@ struct Judged {
 }
 
 impl Judged {
-    fn new(ring: &Ring, found: &Found, is_wanted: bool) -> Self {
+    fn new(edition: u64, ring: &Ring, found: &Found, is_wanted: bool) -> Self {
         let (sender_len, kind_len) = (usize::from(found.origin.sender_len()), found.origin.kind_len());
         let bits: u128 = match kind_len {
             0..8 => !(u128::MAX << (8 * kind_len)),
@@ -83,6 +90,7 @@ impl Judged {
         let (skip, masks) = (sender_len & !7, [mask as u64, (mask >> 64) as u64]);
         let [low, high] = ring.name_words(found, skip);
         Judged {
+            edition,
             origin: found.origin,
             skip,
             masks,
@@ -125,6 +133,7 @@ impl Inbox {
             caught_up: at.sequence,
             look_away: LOOK_AWAY.0,
             screen: Screen::new(hears_own),
+            applied: 0,
             judged: None,
             wake_bits: ANY_KIND,
             spin,
@@ -187,7 +196,7 @@ impl Inbox {
     /// over, nobody overtakes.
     #[inline(always)]
     fn at_hand(&mut self) -> Option<Found> {
-        if self.is_racing || self.screen.is_changed() || !self.home.is_empty() {
+        if self.is_racing || self.screen.edition() != self.applied || !self.home.is_empty() {
             return None;
         }
         let membership = self.membership.as_ref()?;
@@ -200,8 +209,10 @@ impl Inbox {
 
     /// Goes past messages that are not wanted, up to one that is, or to something that is to be looked at more closely, or for half a ring.
     fn pass_over_run(&mut self) -> Option<Found> {
+        let begin = self.position;
         let capacity = self.ring.segment.geometry.capacity;
-        let (mut end, mut passed) = (self.position, 0);
+        let step = (capacity / 16).min(LET_GO_EVERY);
+        let (mut end, mut passed) = (begin, 0);
         // What is found is not carried out of the loop: then it stays in registers, and the end of one, on which the look at the next one
         // waits, is there sooner.
         let is_wanted = loop {
@@ -214,7 +225,10 @@ impl Inbox {
             end = found.end;
             passed += 1;
             self.sequence = found.sequence.wrapping_add(1);
-            if end.wrapping_sub(self.position) > capacity / 2 {
+            if end.wrapping_sub(self.position) >= step {
+                self.move_on(end);
+            }
+            if end.wrapping_sub(begin) > capacity / 2 {
                 break false;
             }
         };
@@ -266,7 +280,7 @@ impl Inbox {
         if let Some(membership) = &self.membership {
             membership.check()?;
         }
-        if self.screen.take_change() {
+        if self.screen.edition() != self.applied {
             self.apply_screen();
         }
         if !self.home.is_empty() && self.screen_home() {
@@ -332,7 +346,7 @@ impl Inbox {
 
     #[cold]
     fn apply_screen(&mut self) {
-        self.judged = None;
+        self.applied = self.screen.edition();
         if let Some(membership) = &self.membership {
             self.wake_bits = self.screen.wake_bits(&self.ring);
             membership.show_screen(&self.screen.describe());
@@ -423,7 +437,9 @@ impl Inbox {
             return true;
         }
         match &self.judged {
-            Some(judged) if judged.is_of(&self.ring, found) => judged.is_wanted,
+            Some(judged) if judged.edition == self.screen.edition() && judged.is_of(&self.ring, found) => {
+                judged.is_wanted
+            }
             _ => self.names_are_wanted(*found),
         }
     }
@@ -441,7 +457,7 @@ impl Inbox {
         };
         // What is being overwritten may be half of one record and half of another.
         if !self.is_racing {
-            self.judged = Some(Judged::new(&self.ring, found, is_wanted));
+            self.judged = Some(Judged::new(self.screen.edition(), &self.ring, found, is_wanted));
         }
         is_wanted
     }
@@ -611,7 +627,7 @@ impl Inbox {
         };
         membership.check()?;
         let me = Arc::downgrade(membership);
-        if self.screen.take_change() {
+        if self.screen.edition() != self.applied {
             self.apply_screen();
         }
         if !self.home.is_empty() && self.screen_home() {

@@ -4,6 +4,7 @@ use crate::ring::Ring;
 use crate::ring::sleep::ANY_KIND;
 use crate::sys::futex::EVERY_BIT;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The senders and kinds that a [`Member`](crate::Member), [`Reader`](crate::Reader) or [`Observer`](crate::Observer)
 /// passes over.
@@ -35,8 +36,11 @@ pub struct Screen {
     senders: Names,
     kinds: Names,
     hears_own: bool,
-    is_changed: bool,
+    /// 0 at first, and another number after each change, of this screen or any other. A copy has that of its original.
+    edition: u64,
 }
+
+static EDITIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Names to be passed over.
 #[derive(Debug, Clone, Default)]
@@ -115,23 +119,23 @@ impl Names {
 
 impl Screen {
     pub(super) fn new(hears_own: bool) -> Self {
-        // Changed, so that a screen that hears its own is shown as such.
-        Screen {
-            hears_own,
-            is_changed: hears_own,
-            ..Screen::default()
-        }
+        let mut screen = Screen::default();
+        // A change, so that a screen that hears its own is shown as such.
+        screen.hear_own(hears_own);
+        screen
     }
 
     /// Passes over messages from `sender` from now on.
     pub fn add_sender(&mut self, sender: impl AsRef<[u8]>) -> &mut Self {
-        self.is_changed |= self.senders.insert(sender.as_ref());
+        let is_changed = self.senders.insert(sender.as_ref());
+        self.change(is_changed);
         self
     }
 
     /// Hears `sender` again.
     pub fn remove_sender(&mut self, sender: impl AsRef<[u8]>) -> &mut Self {
-        self.is_changed |= self.senders.remove(sender.as_ref());
+        let is_changed = self.senders.remove(sender.as_ref());
+        self.change(is_changed);
         self
     }
 
@@ -143,14 +147,16 @@ impl Screen {
     /// Passes over messages of this kind from now on.
     #[doc(alias = "add_type")]
     pub fn add_kind(&mut self, kind: impl AsRef<[u8]>) -> &mut Self {
-        self.is_changed |= self.kinds.insert(kind.as_ref());
+        let is_changed = self.kinds.insert(kind.as_ref());
+        self.change(is_changed);
         self
     }
 
     /// Hears messages of this kind again.
     #[doc(alias = "remove_type")]
     pub fn remove_kind(&mut self, kind: impl AsRef<[u8]>) -> &mut Self {
-        self.is_changed |= self.kinds.remove(kind.as_ref());
+        let is_changed = self.kinds.remove(kind.as_ref());
+        self.change(is_changed);
         self
     }
 
@@ -162,7 +168,7 @@ impl Screen {
 
     /// Whether the member pops its own messages.
     pub fn hear_own(&mut self, yes: bool) -> &mut Self {
-        self.is_changed |= self.hears_own != yes;
+        self.change(self.hears_own != yes);
         self.hears_own = yes;
         self
     }
@@ -205,16 +211,16 @@ impl Screen {
         !self.senders.whole.contains(sender) && !self.kinds.whole.contains(kind)
     }
 
-    /// Whether it was changed since [`Screen::take_change`].
-    #[inline]
-    pub(super) fn is_changed(&self) -> bool {
-        self.is_changed
+    fn change(&mut self, is_changed: bool) {
+        if is_changed {
+            self.edition = EDITIONS.fetch_add(1, Ordering::Relaxed) + 1;
+        }
     }
 
-    /// Whether it was changed since the last call.
+    /// Two screens of the same edition are the same.
     #[inline]
-    pub(super) fn take_change(&mut self) -> bool {
-        std::mem::take(&mut self.is_changed)
+    pub(super) fn edition(&self) -> u64 {
+        self.edition
     }
 
     /// The wake-up bits of what it does not screen.

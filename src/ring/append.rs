@@ -7,7 +7,7 @@ use super::record::{self, HEAD, Head, ORIGIN, SEQUENCE, State, TIME};
 use super::room::Short;
 use crate::error::{Error, Result};
 use crate::segment::copy::{LARGE, Spot};
-use crate::segment::layout::{GRANULE, MAX_KIND};
+use crate::segment::layout::{GRANULE, MAX_KIND, MAX_SENDER, MIN_CAPACITY, RECORD_HEADER};
 use crate::segment::now_nanos;
 use crate::sys::atomic::Ordering;
 use crate::wait::{Deadline, Wait};
@@ -100,7 +100,7 @@ impl Membership {
     /// out why.
     #[inline(always)]
     pub(crate) fn append_if_clear(&self, kind: &[u8], body: &[u8]) -> Option<u64> {
-        if !self.names.become_of(kind) {
+        if !self.names.become_of(kind, &self.ring) {
             return None;
         }
         let at_once = match body.len() >= LARGE || self.ring.segment.geometry.timestamps {
@@ -127,10 +127,17 @@ impl Membership {
     #[inline(never)]
     fn append_at_once<const MAY_CALL: bool>(&self, body: &[u8]) -> AtOnce {
         let segment = &self.ring.segment;
-        if !self.is_of_this_process() || MAY_CALL && body.len() > u32::MAX as usize {
+        let size = record::size_from(self.names.body_offset(), body.len() as u64);
+        // A small one always fits. `begin_kept` would see the rest, but for a falsified frontier.
+        const {
+            assert!(
+                RECORD_HEADER as usize + MAX_SENDER + MAX_KIND + LARGE + 2 * GRANULE as usize <= MIN_CAPACITY as usize
+            )
+        };
+        let is_too_long = body.len() > u32::MAX as usize || size > segment.geometry.max_record();
+        if !self.is_of_this_process() || MAY_CALL && is_too_long {
             return AtOnce::Not;
         }
-        let size = record::size_from(self.names.body_offset(), body.len() as u64);
         let Some(position) = self.begin_kept(size) else {
             return AtOnce::Not;
         };
@@ -140,7 +147,8 @@ impl Membership {
         self.ring.prepare_frontier(next, self.count_kept());
         match MAY_CALL {
             true => spot.copy_in(self.names.body_offset(), body),
-            // SAFETY: inside the record, for all of which `begin_kept` found room in the ring.
+            // SAFETY: the offset of a spot is below the capacity, the data part is twice as long, and this is shorter than the
+            // smallest ring.
             false => unsafe { spot.copy_small_in(self.names.body_offset(), body) },
         }
         self.write_names(spot, if MAY_CALL { self.time() } else { 0 });
@@ -156,7 +164,7 @@ impl Membership {
             unsafe { segment.at(next).touch(size) };
         }
         self.count(1, body.len() as u64);
-        if self.ring.is_awaited(self.kept()) {
+        if self.ring.is_awaited(self.kept(), self.names.bits()) {
             return AtOnce::ToBeEnded(position);
         }
         self.end_kept(next);
@@ -313,7 +321,7 @@ impl Membership {
     /// Writes origin, time, sender and kind of a record.
     #[inline]
     pub(super) fn write_origin(&self, spot: Spot<'_>, time: u64, kind: &[u8]) {
-        let fits = self.names.become_of(kind);
+        let fits = self.names.become_of(kind, &self.ring);
         debug_assert!(fits, "`size_of` was asked first");
         self.write_names(spot, time);
     }

@@ -347,11 +347,11 @@ impl Ring {
         }
     }
 
-    /// Whether the keeper of the claim, with his record published, is to wake anybody: who armed himself since the append began, or
+    /// Whether the keeper of the claim, with his record published, is to wake anybody: who armed himself for `bits` since the append began, or
     /// revokes the claim.
     #[inline(always)]
-    pub(super) fn is_awaited(&self, kept: Word) -> bool {
-        self.sleepers() != 0 || self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0
+    pub(super) fn is_awaited(&self, kept: Word, bits: u32) -> bool {
+        self.sleepers() & bits != 0 || self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0
     }
 
     /// The frontier as noted by the keeper of the claim. A falsified one is no position at all; rounded, it is a wrong one, and what

@@ -121,8 +121,8 @@ impl Membership {
         }
         let frontier = self.kept_frontier();
         let end = frontier.wrapping_add(size + GRANULE);
-        // Also false for a falsified frontier, more than a lap away, and for what is longer than the ring.
-        if self.is_clear(end) && self.is_active() && !self.ring.has_sleepers() {
+        // Also false for a falsified frontier more than a lap away, and (if it is none) for what is longer than the ring.
+        if self.is_clear(end) && self.is_active() && !self.ring.has_sleepers(self.names.bits()) {
             return Some(frontier);
         }
         self.ring.rest(kept, busy);

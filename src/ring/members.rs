@@ -202,7 +202,7 @@ impl Ring {
             line: self.segment.locate(slot),
             generation,
             sender: sender.into(),
-            names: Names::new(sender, origin),
+            names: Names::new(sender, origin, self.bits_of_kind(b"")),
             origin,
             active: SlotState {
                 stage: Stage::Active,

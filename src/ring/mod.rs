@@ -79,7 +79,7 @@ impl Ring {
         }
     }
 
-    /// The frontier as the claim word has it: exact while the claim is free, else where it was when the claim was taken.
+    /// The frontier: exact while the claim is free, else as its keeper last noted it, or where it was when the claim was taken.
     pub(crate) fn frontier(&self) -> u64 {
         let claim = &self.segment.control().claim;
         // Acquire: pairs with the release of the claim, so records before the frontier are visible.

@@ -1,5 +1,6 @@
 //! Sender and kind as they stand in the records of one member: put together once for a kind, copied for each message of it.
 
+use super::Ring;
 use super::record::{self, Origin};
 use crate::segment::copy::{Spot, partial_word};
 use crate::segment::layout::{MAX_KIND, MAX_SENDER, RECORD_HEADER};
@@ -20,6 +21,9 @@ pub(super) struct Names {
     /// What follows from these, for every message.
     body_offset: Local,
     origin: Local,
+    /// The wake-up bits that a message of this kind rings for, as they were when it was learned. (A kind that had no bit of its own then
+    /// may have one now. Who sleeps with that bit also has the one that the kind shared before.)
+    bits: Local,
     /// The kind by itself, to compare with; zeros behind it.
     kind: [Local; KIND_WORDS],
 }
@@ -27,8 +31,8 @@ pub(super) struct Names {
 type Local = std::sync::atomic::AtomicU64;
 
 impl Names {
-    /// Those of a member's records without a kind, which have this origin.
-    pub(super) fn new(sender: &str, origin: Origin) -> Self {
+    /// Those of a member's records without a kind, which have this origin and ring for these bits.
+    pub(super) fn new(sender: &str, origin: Origin, bits: u32) -> Self {
         let mut words = [0u64; WORDS];
         for (word, bytes) in words.iter_mut().zip(sender.as_bytes().chunks(8)) {
             *word = word_of(bytes).to_le();
@@ -39,20 +43,21 @@ impl Names {
             kind_len: Local::new(0),
             body_offset: Local::new(record::body_offset(sender.len() as u64)),
             origin: Local::new(origin.bits()),
+            bits: Local::new(bits.into()),
             kind: [0; KIND_WORDS].map(Local::new),
         }
     }
 
     /// Has them be those of a message of `kind`. `false`: a kind cannot be that long, and nothing was changed.
     #[inline(always)]
-    pub(super) fn become_of(&self, kind: &[u8]) -> bool {
+    pub(super) fn become_of(&self, kind: &[u8], ring: &Ring) -> bool {
         // Most of those who care for nanoseconds have no kinds.
-        kind.is_empty() && self.kind_len() == 0 || self.become_of_another(kind)
+        kind.is_empty() && self.kind_len() == 0 || self.become_of_another(kind, ring)
     }
 
     #[inline(never)]
-    fn become_of_another(&self, kind: &[u8]) -> bool {
-        self.are_of(kind) || self.learn(kind)
+    fn become_of_another(&self, kind: &[u8], ring: &Ring) -> bool {
+        self.are_of(kind) || self.learn(kind, |kind| ring.bits_of_kind(kind))
     }
 
     fn are_of(&self, kind: &[u8]) -> bool {
@@ -66,7 +71,7 @@ impl Names {
     }
 
     #[cold]
-    fn learn(&self, kind: &[u8]) -> bool {
+    fn learn(&self, kind: &[u8], bits: impl Fn(&[u8]) -> u32) -> bool {
         if kind.len() > MAX_KIND {
             return false;
         }
@@ -84,6 +89,7 @@ impl Names {
             word.store((carried | piece << begun).to_le(), Ordering::Relaxed);
             carried = (piece >> 1) >> (63 - begun);
         }
+        self.bits.store(bits(kind).into(), Ordering::Relaxed);
         self.kind_len.store(kind.len() as u64, Ordering::Relaxed);
         let body_offset = record::body_offset(self.len_with(kind.len()));
         self.body_offset.store(body_offset, Ordering::Relaxed);
@@ -107,6 +113,11 @@ impl Names {
     #[inline(always)]
     pub(super) fn origin(&self) -> Origin {
         Origin::from_bits(self.origin.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    pub(super) fn bits(&self) -> u32 {
+        self.bits.load(Ordering::Relaxed) as u32
     }
 
     /// Bytes of the sender, and of a kind of `kind_len`.
@@ -157,12 +168,13 @@ mod tests {
         let lens = [0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 100, 248, 254, 255];
         for sender_len in (0..20).chain([63, 64]) {
             let sender = &sender[..sender_len];
-            let names = Names::new(sender, Origin::new(5, 7, sender_len as u8));
+            let names = Names::new(sender, Origin::new(5, 7, sender_len as u8), 1);
             for len in lens.into_iter().chain(lens.into_iter().rev()) {
                 for first in [b'!', b'?'] {
                     let mut kind = kind[..len].to_vec();
                     kind.iter_mut().take(1).for_each(|byte| *byte = first);
-                    assert!(names.become_of(&kind) && names.are_of(&kind));
+                    assert!(names.are_of(&kind) || names.learn(&kind, |_| 2));
+                    assert!(names.are_of(&kind));
                     assert_eq!(bytes(&names), [sender.as_bytes(), &kind].concat());
                     assert_eq!(names.origin(), Origin::new(5, 7, sender_len as u8).with_kind(len as u8));
                     assert_eq!(names.body_offset(), record::body_offset((sender_len + len) as u64));
@@ -175,9 +187,10 @@ mod tests {
 
     #[test]
     fn a_kind_that_is_too_long_changes_nothing() {
-        let names = Names::new("worker", Origin::new(5, 7, 6));
-        assert!(names.become_of(b"log"));
-        assert!(!names.become_of(&[b'x'; MAX_KIND + 1]));
+        let names = Names::new("worker", Origin::new(5, 7, 6), 1);
+        assert!(names.learn(b"log", |_| 2));
+        assert!(!names.learn(&[b'x'; MAX_KIND + 1], |_| 4));
+        assert_eq!(names.bits(), 2);
         assert!(names.are_of(b"log"));
         assert_eq!(bytes(&names), b"workerlog");
     }

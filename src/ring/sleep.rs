@@ -37,7 +37,7 @@ const BUSY_SLICE: Duration = Duration::from_micros(100);
 
 impl Ring {
     /// The wake-up bits that a message of `kind` rings for.
-    fn bits_of_kind(&self, kind: &[u8]) -> u32 {
+    pub(super) fn bits_of_kind(&self, kind: &[u8]) -> u32 {
         ANY_KIND | self.find_kind_bit(kind, false)
     }
 
@@ -111,10 +111,10 @@ impl Ring {
         self.segment.control().data.sleepers.load(Ordering::SeqCst) as u32
     }
 
-    /// Whether a writer that has the claim finds somebody to ring for.
+    /// Whether a writer that has the claim finds somebody to ring for, with these bits.
     #[inline(always)]
-    pub(super) fn has_sleepers(&self) -> bool {
-        self.sleepers_in_order() != 0
+    pub(super) fn has_sleepers(&self, bits: u32) -> bool {
+        self.sleepers_in_order() & bits != 0
     }
 
     #[inline(always)]

@@ -120,7 +120,7 @@ pub(crate) const KIND_BITS: usize = 30;
 pub(crate) struct ClaimLine {
     /// A `ring::claim::Word`: position of the frontier, who holds the claim, whether others wait for it.
     pub(crate) word: AtomicU64,
-    /// The frontier in full, as it was not long ago: the claim word has only its lower bits. Never more than the capacity behind it.
+    /// The frontier in full, as it was not long ago: the claim word has only its lower bits. Never more than two capacities behind it.
     pub(crate) base: AtomicU64,
 }
 
