@@ -106,8 +106,10 @@ mod tests {
 
     #[test]
     fn every_number_of_words_is_copied_and_nothing_else() {
-        for count in 0..40 {
-            for skewed in 0..8 {
+        // Miri takes a minute for what else takes a millisecond.
+        let most = if cfg!(miri) { 10 } else { 40 };
+        for count in 0..most {
+            for skewed in [0, 1, 4, 7] {
                 let bytes: Vec<u8> = (0..40 * 8 + 8).map(|index| index as u8).collect();
                 let place: Vec<AtomicU64> = (0..41).map(|_| AtomicU64::new(u64::MAX)).collect();
                 // SAFETY: both are longer.
