@@ -112,6 +112,11 @@ fn queues_called(name: &str) -> Vec<String> {
 
 // ------------------------------------------------------------------------------------------------------- sending, answering
 
+/// That of a node which takes one message at a time, and whose queue is soon full meanwhile.
+fn soon_full() -> Config {
+    config().auto_release(false).max_slots(1).queue_capacity(1 << 14)
+}
+
 #[test]
 fn a_message_arrives_with_all_that_belongs_to_it() {
     in_all_modes(|ours, theirs| {
@@ -424,12 +429,7 @@ fn sending_for_the_first_time_to_a_node_with_a_full_queue_does_not_wait_longer_t
     let _watchdog = minute();
     let looper = Loop::new().unwrap();
     let (handler, received) = collecting();
-    let theirs = config()
-        .synchronous(false)
-        .auto_release(false)
-        .max_slots(1)
-        .queue_capacity(1 << 14);
-    let receiver = node(&looper, theirs, handler);
+    let receiver = node(&looper, soon_full().synchronous(false), handler);
     let flood = config().synchronous(false).send_queue_policy(SendPolicy::Fail);
     let flood = node(&looper, flood.timeout(5 * SECOND), quiet);
     // Smaller than a greeting, until there is no room left, and what is put aside is full as well.
@@ -652,12 +652,7 @@ fn a_synchronous_message_that_was_not_sent_in_time_keeps_nobody_waiting() {
     let _watchdog = minute();
     let looper = Loop::new().unwrap();
     let (handler, received) = collecting();
-    let theirs = config()
-        .synchronous(false)
-        .auto_release(false)
-        .max_slots(1)
-        .queue_capacity(1 << 14);
-    let receiver = node(&looper, theirs, handler);
+    let receiver = node(&looper, soon_full().synchronous(false), handler);
     let flood = config().synchronous(false).send_queue_policy(SendPolicy::Fail);
     let flood = node(&looper, flood.timeout(SECOND), quiet);
     let sender = node(&looper, config().timeout(30 * SECOND), quiet);
@@ -690,8 +685,7 @@ fn a_message_behind_one_that_may_wait_for_ever_has_its_own_time() {
     let _watchdog = minute();
     let looper = Loop::new().unwrap();
     let (handler, received) = collecting();
-    let theirs = config().auto_release(false).max_slots(1).queue_capacity(1 << 14);
-    let receiver = node(&looper, theirs, handler);
+    let receiver = node(&looper, soon_full(), handler);
     let sender = node(&looper, config().synchronous(false).timeout(SECOND / 5), quiet);
     let for_ever = || {
         let patient = SendOptions::new().within(Wait::Forever);

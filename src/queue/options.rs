@@ -72,8 +72,7 @@ impl QueueOptions {
     }
 
     /// Size of the ring in bytes: a power of two from 4096 (or the page size, if larger) to 2^40. All of it is taken from
-    /// memory at creation. Default: 4 MiB, which is more than the second-level
-    /// caches of two processors: see docs/performance.md.
+    /// memory at creation. Default: 4 MiB, which is more than the second-level caches of two processors: see docs/performance.md.
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.shape.capacity = bytes;
         self
