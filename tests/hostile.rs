@@ -373,6 +373,56 @@ fn an_oldest_record_at_no_records_beginning_is_corrupt() {
     survives("oldest", std::iter::once((0, Box::new(case) as Box<dyn FnOnce()>)));
 }
 
+/// A writer that keeps its claim goes by what its slot says. Whatever that is, it writes inside the ring, and nothing that is longer.
+#[test]
+fn a_frontier_that_its_keeper_did_not_note_ends_in_an_answer() {
+    let _watchdog = patient();
+    const FRONTIER: usize = SLOTS + 72;
+    let wrongs = |noted: u64, capacity: u64| {
+        let near = [1, 7, GRANULE, capacity / 16, capacity / 2, capacity - GRANULE, capacity];
+        let around = near
+            .into_iter()
+            .flat_map(move |by| [noted.wrapping_add(by), noted.wrapping_sub(by)]);
+        around.chain([0, 3, 1 << 43, i64::MIN as u64, u64::MAX])
+    };
+    let cases = [4096, 1 << 16]
+        .into_iter()
+        .flat_map(|capacity| (0..19).map(move |which| (capacity, which)));
+    let cases = cases.zip(0..).map(|((capacity, which), number)| {
+        let case = move || {
+            let (queue, descriptor) = case::anonymous(&Queue::options().capacity(capacity).slots(4));
+            let bare = Bare::of_descriptor(descriptor, 4, capacity);
+            let mut writer = queue.writer("w").unwrap();
+            let long = vec![1; 2 * capacity as usize];
+            for _ in 0..40 {
+                writer.append("", b"good", Wait::Never).unwrap();
+            }
+            let noted = bare.get(FRONTIER);
+            assert!(
+                noted == 40 * GRANULE || capacity == 4096,
+                "this is the keeper's word: {noted}"
+            );
+            let falsify = || bare.set(FRONTIER, wrongs(noted, capacity).nth(which).expect("so many"));
+            for len in [0, 64, 500, 600, 2000] {
+                falsify();
+                let _ = writer.append("", &long[..len], Wait::Never);
+                falsify();
+                let _ = writer.append_all([("a", &long[..len]), ("", b"12345"), ("b", &long[..7])], Wait::Never);
+            }
+            falsify();
+            assert!(writer.append("", &long, Wait::Never).is_err());
+            assert!(writer.append_all([("", &long[..]), ("", b"")], Wait::Never).is_err());
+            falsify();
+            drop(writer.reserve("", 100, Wait::Never));
+            let mut reader = queue.reader().unwrap();
+            let _ = queue.writer("other").unwrap().append("", b"", Wait::Never);
+            let _ = reader.drain().count();
+        };
+        (number, Box::new(case) as Box<dyn FnOnce()>)
+    });
+    survives("frontiers", cases);
+}
+
 #[test]
 fn an_iterator_over_a_corrupt_queue_ends_after_the_error() {
     let _watchdog = patient();

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use support::{eventually, minute, over_every_backing};
 use syncq::{Error, Queue, Reader, Wait};
@@ -194,6 +194,47 @@ fn a_sleeper_is_woken_by_what_it_wants_behind_what_it_screens() {
             assert_eq!(reading.join().unwrap().kind(), "news");
         });
     });
+}
+
+/// A writer remembers with a kind whom to wake for it. That must not go stale: a kind may get a wake-up bit of its own at any time.
+#[test]
+fn a_sleeper_is_woken_for_a_kind_that_its_writer_has_long_known() {
+    let _watchdog = minute();
+    let queue = Queue::options().spin(Duration::ZERO).heap().unwrap();
+    let mut writer = queue.writer("w").unwrap();
+    // It keeps its claim from here on, and knows the kind.
+    for _ in 0..1000 {
+        writer.append("tick", b"", Wait::Never).unwrap();
+    }
+    let mut reader = queue.reader().unwrap();
+    reader.screen().add_kind("debug");
+    let mut other = queue.reader().unwrap();
+    const ROUNDS: u64 = 200;
+    let heard = AtomicU64::new(0);
+    let start = Instant::now();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for round in 1..=ROUNDS {
+                assert_eq!(reader.pop(Wait::Forever).unwrap().unwrap().kind(), "tick");
+                heard.store(round, Ordering::Release);
+            }
+        });
+        for round in 1..=ROUNDS {
+            if round == ROUNDS / 2 {
+                // The kind has a bit of its own from here on.
+                other.screen().add_kind("tick");
+                assert!(other.pop(Wait::Never).unwrap().is_none());
+            }
+            // Long enough to be asleep, mostly.
+            std::thread::sleep(Duration::from_micros(500));
+            writer.append("tick", b"", Wait::Never).unwrap();
+            while heard.load(Ordering::Acquire) < round {
+                std::thread::yield_now();
+            }
+        }
+    });
+    // A fraction of a second. A reader that is not woken looks up by itself twice a second.
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }
 
 #[test]

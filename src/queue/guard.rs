@@ -45,7 +45,7 @@ enum Source {
 
 impl<'i> Guard<'i> {
     pub(super) fn of_ring(inbox: &'i mut Inbox, found: Found) -> Result<Self> {
-        let mut names = vec![0; found.body_at() / 8];
+        let mut names = vec![0; found.body_at as usize / 8];
         inbox.ring.copy(&found, &mut names, false);
         inbox.check_still_mine()?;
         Ok(Guard {

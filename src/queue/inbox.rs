@@ -36,6 +36,12 @@ const STREAM: u64 = 4;
 /// microseconds.
 const LOOK_AWAY: (u64, u64) = (16, 256);
 
+/// How often a reader of answers that come one by one looks before it looks at the clock.
+const MOMENT_LOOKS: u32 = 256;
+
+/// No screen's edition.
+const NO_EDITION: u64 = u64::MAX;
+
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) ring: Arc<Ring>,
@@ -53,6 +59,11 @@ pub(super) struct Inbox {
     pub(super) screen: Screen,
     /// The edition of the screen that others are shown and that the wake-up bits are of.
     applied: u64,
+    /// The edition of the screen with which the next message, unless it is of `passed_over`, only has to be taken; [`NO_EDITION`] while there is more
+    /// to be thought of.
+    plain_edition: u64,
+    /// The origin of this member's own messages if they are passed over, else that of nobody.
+    passed_over: Origin,
     /// What was last found of a message's names.
     judged: Option<Judged>,
     wake_bits: u32,
@@ -123,7 +134,7 @@ impl Inbox {
         spin: Duration,
         hears_own: bool,
     ) -> Self {
-        Inbox {
+        let mut inbox = Inbox {
             is_racing: membership.is_none() || ring.segment.geometry.lossy,
             home_limit: HOME_LIMIT.max(16 * ring.segment.geometry.capacity),
             ring,
@@ -134,13 +145,27 @@ impl Inbox {
             look_away: LOOK_AWAY.0,
             screen: Screen::new(hears_own),
             applied: 0,
+            plain_edition: NO_EDITION,
+            passed_over: Origin::NOBODY,
             judged: None,
             wake_bits: ANY_KIND,
             spin,
             buffer: Buffer::new(),
             home: VecDeque::new(),
             home_bytes: 0,
-        }
+        };
+        inbox.take_stock();
+        inbox
+    }
+
+    /// Finds out what there is to be thought of at a pop. After each change of that.
+    fn take_stock(&mut self) {
+        let is_applied = self.screen.edition() == self.applied;
+        let is_plain = is_applied && !self.is_racing && self.home.is_empty() && !self.screen.looks_at_names();
+        let member = self.membership.as_ref().filter(|_| is_plain);
+        self.plain_edition = member.map_or(NO_EDITION, |_| self.screen.edition());
+        let passed_over = member.filter(|_| !self.screen.hears_own());
+        self.passed_over = passed_over.map_or(Origin::NOBODY, |me| me.origin);
     }
 
     pub(super) fn membership(&self) -> Option<&Membership> {
@@ -161,19 +186,30 @@ impl Inbox {
     }
 
     /// The next message, in this inbox's own buffer.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
-        if let Some(found) = self.at_hand() {
-            self.ring.copy_at_hand(&found, self.buffer.get(found.words()));
-            if self.let_go_if_mine(&found) {
-                return Ok(Some(Message::new(Cow::Borrowed(self.buffer.get(found.words())), found)));
-            }
+        if let Some(found) = self.at_hand()
+            && self.take(&found, None)
+        {
+            return Ok(Some(Message::new(
+                Cow::Borrowed(self.buffer.filled(found.words())),
+                found,
+            )));
         }
-        self.wait_and_pop(wait)
+        self.pop_closer(wait)
     }
 
+    /// The same where there is more to be thought of, or to be waited for.
     #[inline(never)]
-    fn wait_and_pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
+    fn pop_closer(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
+        if let Some(found) = self.soon_at_hand(wait)
+            && self.take(&found, None)
+        {
+            return Ok(Some(Message::new(
+                Cow::Borrowed(self.buffer.filled(found.words())),
+                found,
+            )));
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         let taken = self.take_next(&mut buffer, wait);
         self.buffer = buffer;
@@ -181,13 +217,23 @@ impl Inbox {
     }
 
     /// The next message, in the caller's buffer.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
-        if let Some(found) = self.at_hand() {
-            self.ring.copy_at_hand(&found, buffer.get(found.words()));
-            if self.let_go_if_mine(&found) {
-                return Ok(Some(Message::new(Cow::Borrowed(buffer.get(found.words())), found)));
-            }
+        if let Some(found) = self.at_hand()
+            && self.take(&found, Some(buffer))
+        {
+            return Ok(Some(Message::new(Cow::Borrowed(buffer.filled(found.words())), found)));
+        }
+        self.pop_into_closer(buffer, wait)
+    }
+
+    /// As [`Inbox::pop_closer`].
+    #[inline(never)]
+    fn pop_into_closer<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
+        if let Some(found) = self.soon_at_hand(wait)
+            && self.take(&found, Some(buffer))
+        {
+            return Ok(Some(Message::new(Cow::Borrowed(buffer.filled(found.words())), found)));
         }
         Ok(self.take_next(buffer, wait)?.map(|taken| taken.into_message(buffer)))
     }
@@ -195,16 +241,71 @@ impl Inbox {
     /// The next message of the ring, if nothing but taking it is to be done: nothing was brought home, nothing is to be passed
     /// over, nobody overtakes.
     #[inline(always)]
-    fn at_hand(&mut self) -> Option<Found> {
+    fn at_hand(&self) -> Option<Found> {
+        if self.screen.edition() != self.plain_edition {
+            return None;
+        }
+        let found = self.membership.as_ref()?.message_at_hand(self.position)?;
+        (!found.origin.is_of_member(self.passed_over)).then_some(found)
+    }
+
+    /// [`Inbox::at_hand`] within a moment, for a reader of answers that come one by one: the way from a look that sees it to the caller is
+    /// shorter from here than from any longer wait.
+    #[inline(always)]
+    fn soon_at_hand(&mut self, wait: Wait) -> Option<Found> {
+        let may_wait = match wait {
+            Wait::For(time) => !time.is_zero(),
+            Wait::Forever => true,
+            // Only the clock tells whether this has passed.
+            Wait::Until(_) | Wait::Never => false,
+        };
+        let is_stream = self.sequence.wrapping_sub(self.caught_up) >= STREAM;
+        if !may_wait || is_stream || self.spin.is_zero() || !spinning_helps() {
+            return None;
+        }
+        if self.screen.edition() != self.plain_edition {
+            return None;
+        }
+        for _ in 0..MOMENT_LOOKS {
+            let me = self.membership.as_ref()?;
+            if me.is_empty_at(self.position) {
+                continue;
+            }
+            let found = me.message_at_hand(self.position)?;
+            if !found.origin.is_of_member(self.passed_over) {
+                self.caught_up = self.sequence;
+                self.look_away = LOOK_AWAY.0;
+                return Some(found);
+            }
+            self.pass_over(&found);
+        }
+        None
+    }
+
+    /// [`Inbox::at_hand`] for a reader that has a screen.
+    #[inline]
+    fn at_hand_if_wanted(&mut self) -> Option<Found> {
         if self.is_racing || self.screen.edition() != self.applied || !self.home.is_empty() {
             return None;
         }
-        let membership = self.membership.as_ref()?;
-        if !membership.is_of_this_process() {
-            return None;
-        }
-        let found = self.ring.message_at(self.position)?;
+        let found = self.membership.as_ref()?.message_at_hand(self.position)?;
         self.is_wanted(&found).then_some(found)
+    }
+
+    /// Takes a message that is at hand out of the queue, into this inbox's own buffer unless there is another one, if the cursor has protected it
+    /// until it was copied.
+    #[inline(always)]
+    fn take(&mut self, found: &Found, buffer: Option<&mut Buffer>) -> bool {
+        let Some(me) = &self.membership else { return false };
+        me.copy_at_hand(found, buffer.unwrap_or(&mut self.buffer).get(found.words()));
+        // The reads before it must not be delayed past the look at the slot: an evicted cursor protects nothing.
+        fence(Ordering::Acquire);
+        let is_mine = me.is_active();
+        if is_mine {
+            me.take(found);
+            self.go_past(found);
+        }
+        is_mine
     }
 
     /// Goes past messages that are not wanted, up to one that is, or to something that is to be looked at more closely, or for half a ring.
@@ -243,22 +344,8 @@ impl Inbox {
     #[inline]
     fn pass_over(&mut self, found: &Found) {
         self.move_on(found.end);
-        self.sequence = found.sequence.wrapping_add(1);
+        self.go_past(found);
         self.count(|line| &line.screened, 1);
-    }
-
-    /// Takes what was just read out of the queue, if this reader's cursor protected it all the time.
-    #[inline(always)]
-    fn let_go_if_mine(&mut self, found: &Found) -> bool {
-        // The reads before it must not be delayed past the look at the slot: an evicted cursor protects nothing.
-        fence(Ordering::Acquire);
-        let Some(me) = self.membership.as_ref().filter(|me| me.is_active()) else {
-            return false;
-        };
-        me.take(found);
-        self.position = found.end;
-        self.sequence = found.sequence.wrapping_add(1);
-        true
     }
 
     /// The next message, where it lies.
@@ -347,6 +434,7 @@ impl Inbox {
     #[cold]
     fn apply_screen(&mut self) {
         self.applied = self.screen.edition();
+        self.take_stock();
         if let Some(membership) = &self.membership {
             self.wake_bits = self.screen.wake_bits(&self.ring);
             membership.show_screen(&self.screen.describe());
@@ -466,7 +554,7 @@ impl Inbox {
     fn whole_names_are_wanted(&self, found: &Found) -> bool {
         // Whatever a record says, its names have no more bytes than this.
         let mut words = [0; 2 * 256 / 8];
-        let words = &mut words[..found.body_at() / 8];
+        let words = &mut words[..found.body_at as usize / 8];
         self.ring.copy(found, words, self.is_racing);
         let (sender, rest) = bytemuck::cast_slice::<u64, u8>(words).split_at(found.origin.sender_len().into());
         self.screen.passes(sender, &rest[..found.origin.kind_len().into()])
@@ -510,6 +598,11 @@ impl Inbox {
     /// Waits for the next message and takes it out of the queue.
     #[inline]
     fn take_next(&mut self, buffer: &mut Buffer, wait: Wait) -> Result<Option<Taken>> {
+        if let Some(found) = self.at_hand_if_wanted()
+            && self.take(&found, Some(buffer))
+        {
+            return Ok(Some(Taken::InBuffer(found)));
+        }
         loop {
             match self.wait_for_next(wait)? {
                 None => return Ok(None),
@@ -555,6 +648,11 @@ impl Inbox {
         if let Some(membership) = &self.membership {
             membership.take(found);
         }
+        self.go_past(found);
+    }
+
+    #[inline(always)]
+    fn go_past(&mut self, found: &Found) {
         self.position = found.end;
         self.sequence = found.sequence.wrapping_add(1);
     }
@@ -572,6 +670,12 @@ impl Inbox {
     /// Whether any went.
     pub(super) fn bring_home(&mut self) -> Result<bool> {
         let before = self.position;
+        let brought = self.bring_all_home();
+        self.take_stock();
+        brought.map(|()| self.position != before)
+    }
+
+    fn bring_all_home(&mut self) -> Result<()> {
         while self.home_bytes < self.home_limit {
             let Ok(found) = self.look()? else { break };
             let mut words = vec![0; found.words()];
@@ -580,9 +684,9 @@ impl Inbox {
             self.home_bytes += found.end.wrapping_sub(found.position);
             self.home.push_back(Message::new(Cow::Owned(words), found));
             self.move_on(found.end);
-            self.sequence = found.sequence.wrapping_add(1);
+            self.go_past(&found);
         }
-        Ok(self.position != before)
+        Ok(())
     }
 
     /// Drops what the screen does not let through any more. Whether anything is left.
@@ -600,6 +704,7 @@ impl Inbox {
             self.home.pop_front();
             self.count(|line| &line.screened, 1);
         }
+        self.take_stock();
         false
     }
 
@@ -611,6 +716,7 @@ impl Inbox {
     pub(super) fn next_at_home(&mut self) -> Option<Message<'static>> {
         let message = self.home.pop_front()?;
         self.home_bytes -= message.size_in_ring();
+        self.take_stock();
         self.count(|line| &line.popped, 1);
         self.count(|line| &line.popped_bytes, message.body().len() as u64);
         Some(message)

@@ -119,6 +119,7 @@ impl Member {
     /// # Errors
     ///
     /// As [`pop`](Member::pop).
+    #[inline]
     pub fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: impl Into<Wait>) -> Result<Option<Message<'b>>> {
         self.inbox.pop_into(buffer, wait.into())
     }

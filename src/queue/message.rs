@@ -19,7 +19,7 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(words: Cow<'a, [u64]>, found: Found) -> Self {
         debug_assert_eq!(words.len(), found.words());
         Message { words, found }
@@ -59,7 +59,7 @@ impl<'a> Message<'a> {
     /// The body.
     #[inline]
     pub fn body(&self) -> &[u8] {
-        &self.bytes()[self.found.body_at()..][..self.found.body_len as usize]
+        &self.bytes()[self.found.body_at as usize..][..self.found.body_len as usize]
     }
 
     /// The body as text.
@@ -167,12 +167,18 @@ impl Buffer {
     }
 
     /// The first `words` words, whatever they hold.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&mut self, words: usize) -> &mut [u64] {
         if self.words.len() < words {
             self.grow(words);
         }
         &mut self.words[..words]
+    }
+
+    /// The same words, which were there just now.
+    #[inline(always)]
+    pub(super) fn filled(&self, words: usize) -> &[u64] {
+        &self.words[..words]
     }
 
     #[cold]

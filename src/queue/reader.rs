@@ -59,6 +59,7 @@ impl Reader {
     /// # Errors
     ///
     /// As [`pop`](Reader::pop).
+    #[inline]
     pub fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: impl Into<Wait>) -> Result<Option<Message<'b>>> {
         self.inbox.pop_into(buffer, wait.into())
     }

@@ -2,15 +2,18 @@
 
 use super::Ring;
 use super::claim::Claim;
+use super::keep::Begun;
 use super::members::Membership;
-use super::record::{self, HEAD, Head, ORIGIN, SEQUENCE, State, TIME};
+use super::record::{self, HEAD, Head, ORIGIN, SEQUENCE, TIME};
 use super::room::Short;
 use crate::error::{Error, Result};
 use crate::segment::copy::{LARGE, Spot};
 use crate::segment::layout::{GRANULE, MAX_KIND, MAX_SENDER, MIN_CAPACITY, RECORD_HEADER};
 use crate::segment::now_nanos;
 use crate::sys::atomic::Ordering;
+use crate::sys::futex::EVERY_BIT;
 use crate::wait::{Deadline, Wait};
+use std::sync::atomic::compiler_fence;
 
 /// What is to be appended, besides who appends it.
 #[derive(Debug, Clone, Copy)]
@@ -22,21 +25,8 @@ pub(crate) struct Draft<'a> {
 impl Draft<'_> {
     #[inline]
     fn head(&self) -> Head {
-        Head {
-            state: State::Message,
-            body_len: self.body.len() as u32,
-        }
+        Head::of_message(self.body.len() as u32)
     }
-}
-
-/// What became of trying to append without asking for anything.
-enum AtOnce {
-    /// It is in the queue, at this position.
-    Appended(u64),
-    /// The same, but the claim is still in hand: somebody asleep is to be woken first.
-    ToBeEnded(u64),
-    /// Nothing was done.
-    Not,
 }
 
 /// Called when the appending member's own unread messages are what fills the ring. Makes room and says `true`, or cannot.
@@ -103,17 +93,9 @@ impl Membership {
         if !self.names.become_of(kind, &self.ring) {
             return None;
         }
-        let at_once = match body.len() >= LARGE || self.ring.segment.geometry.timestamps {
-            true => self.append_at_once::<true>(body),
-            false => self.append_at_once::<false>(body),
-        };
-        match at_once {
-            AtOnce::Appended(position) => Some(position),
-            AtOnce::ToBeEnded(position) => {
-                self.end_at_once(kind, body.len(), position);
-                Some(position)
-            }
-            AtOnce::Not => None,
+        match body.len() < self.short_below {
+            true => self.append_at_once::<false>(body),
+            false => self.append_at_once::<true>(body),
         }
     }
 
@@ -123,62 +105,48 @@ impl Membership {
     /// ring have to come from the reader's processor. The writer's asks for several at a time, but looks ahead only over so many
     /// changes of line among the stores that wait. So the record is written from its end to its beginning, each line once; what
     /// the writer stores for itself is in one other line; and as little as can be is on the stack, with no calls that come
-    /// back (unless it `MAY_CALL`, for a large body or the time). docs/performance.md has the figures.
+    /// back (unless it `MAY_CALL`, for a large body or the time; and every few messages, to store to the lines of the next ones).
+    /// docs/performance.md has the figures.
     #[inline(never)]
-    fn append_at_once<const MAY_CALL: bool>(&self, body: &[u8]) -> AtOnce {
-        let segment = &self.ring.segment;
-        let size = record::size_from(self.names.body_offset(), body.len() as u64);
-        // A small one always fits. `begin_kept` would see the rest, but for a falsified frontier.
+    fn append_at_once<const MAY_CALL: bool>(&self, body: &[u8]) -> Option<u64> {
+        let body_offset = self.names.body_offset();
+        let size = record::size_from(body_offset, body.len() as u64);
+        // A short one always fits. `begin_kept` would see the rest, but for a falsified frontier.
         const {
             assert!(
                 RECORD_HEADER as usize + MAX_SENDER + MAX_KIND + LARGE + 2 * GRANULE as usize <= MIN_CAPACITY as usize
             )
         };
-        let is_too_long = body.len() > u32::MAX as usize || size > segment.geometry.max_record();
+        let is_too_long = body.len() > u32::MAX as usize || size > self.lane().max_record();
         if !self.is_of_this_process() || MAY_CALL && is_too_long {
-            return AtOnce::Not;
+            return None;
         }
-        let Some(position) = self.begin_kept(size) else {
-            return AtOnce::Not;
+        let begun = match MAY_CALL {
+            true => self.begin_kept(size, self.names.bits(), || self.light.fence()),
+            // `short_below` says that it is enough.
+            false => self.begin_kept(size, self.names.bits(), || compiler_fence(Ordering::SeqCst)),
         };
+        let Begun { position, next } = begun?;
         // No mark: `begin_kept` goes no further than to the next one.
-        let spot = segment.at(position);
-        let next = position.wrapping_add(size);
-        self.ring.prepare_frontier(next, self.count_kept());
+        let (spot, frontier) = (self.at(position), self.at(next));
+        prepare_frontier(frontier, self.count_kept(1));
         match MAY_CALL {
-            true => spot.copy_in(self.names.body_offset(), body),
+            true => spot.copy_in(body_offset, body),
             // SAFETY: the offset of a spot is below the capacity, the data part is twice as long, and this is shorter than the
             // smallest ring.
-            false => unsafe { spot.copy_small_in(self.names.body_offset(), body) },
+            false => unsafe { spot.copy_small_in(body_offset, body) },
         }
         self.write_names(spot, if MAY_CALL { self.time() } else { 0 });
-        let head = Head {
-            state: State::Message,
-            body_len: body.len() as u32,
-        };
-        self.ring.publish_prepared(spot, position, head);
-        if !MAY_CALL && self.is_clear(next.wrapping_add(size + GRANULE)) {
-            // The next record will be as long as this one, as a rule. Its lines are at the reader's processor, and if nobody is in a
-            // hurry they come while everybody waits for something else. An instruction that only asks for them did nothing here.
-            // SAFETY: this writer's, up to there, as long as it is busy.
-            unsafe { segment.at(next).touch(size) };
-        }
+        publish_prepared(spot, position, Head::of_message(body.len() as u32));
         self.count(1, body.len() as u64);
-        if self.ring.is_awaited(self.kept(), self.names.bits()) {
-            return AtOnce::ToBeEnded(position);
+        match MAY_CALL {
+            true => {
+                self.ring.ring_again(self.names.bits());
+                self.end_kept_after_a_while(next);
+            }
+            false => self.end_kept(next),
         }
-        self.end_kept(next);
-        AtOnce::Appended(position)
-    }
-
-    /// Ends an append whose record is published, and for which somebody may be asleep.
-    #[cold]
-    #[inline(never)]
-    fn end_at_once(&self, kind: &[u8], body_len: usize, position: u64) {
-        self.ring.ring_again_for_one(kind);
-        let size = record::size(self.names_len(kind), body_len as u64);
-        self.end_kept(position.wrapping_add(size));
-        self.ring.wake_revokers(self.kept());
+        Some(position)
     }
 
     /// Appends one message, taking the claim or waiting for room. Returns its position.
@@ -209,9 +177,53 @@ impl Membership {
         ring.ring_again_for_one(draft.kind);
     }
 
+    /// Appends all of `drafts`, next to each other and visible at once, if nothing is in the way, as [`Membership::append_at_once`].
+    /// `false`: nothing was done. There is at least one.
+    fn append_all_at_once(&self, drafts: &[Draft<'_>]) -> bool {
+        let is_short = |draft: &Draft<'_>| draft.body.len() < self.short_below && draft.kind.len() <= MAX_KIND;
+        if !self.is_of_this_process() || !drafts.iter().all(is_short) {
+            return false;
+        }
+        // None is longer than the smallest ring, so there are not as many as would overflow this.
+        let size_of = |draft: &Draft<'_>| record::size(self.names_len(draft.kind), draft.body.len() as u64);
+        let total = drafts.iter().map(size_of).sum();
+        let Some(Begun { position, next }) = self.begin_kept(total, EVERY_BIT, || compiler_fence(Ordering::SeqCst))
+        else {
+            return false;
+        };
+        // From the beginning to the end: between them nothing of the writer's own is stored to.
+        let sequence = self.count_kept(drafts.len() as u64);
+        prepare_frontier(self.at(next), sequence);
+        let (mut at, mut bytes) = (position, 0);
+        for (draft, left) in drafts.iter().zip((0..drafts.len() as u64).rev()) {
+            let spot = self.at(at);
+            self.names.become_of(draft.kind, &self.ring);
+            let body_offset = self.names.body_offset();
+            if at != position {
+                // Nobody can come here before the first head is published.
+                spot.word(HEAD).store(draft.head().bits(at), Ordering::Relaxed);
+                spot.word(SEQUENCE)
+                    .store(sequence.wrapping_sub(left + 1), Ordering::Relaxed);
+            }
+            self.write_names(spot, 0);
+            // SAFETY: as in `append_at_once`.
+            unsafe { spot.copy_small_in(body_offset, draft.body) };
+            at = at.wrapping_add(record::size_from(body_offset, draft.body.len() as u64));
+            bytes += draft.body.len() as u64;
+        }
+        publish_prepared(self.at(position), position, drafts[0].head());
+        self.count(drafts.len() as u64, bytes);
+        self.ring.ring_again_for(drafts.iter().map(|draft| draft.kind));
+        self.end_kept_after_a_while(next);
+        true
+    }
+
     /// Appends all of `drafts`, next to each other and visible at once, or none.
     pub(crate) fn append_all(&self, drafts: &[Draft<'_>], wait: Wait, relieve: Relieve<'_>) -> Result<()> {
         self.check_process()?;
+        if !drafts.is_empty() && self.append_all_at_once(drafts) {
+            return Ok(());
+        }
         let (mut total, mut bytes) = (0u64, 0u64);
         for draft in drafts {
             total = total.saturating_add(self.size_of(draft.kind, draft.body.len())?);
@@ -344,7 +356,7 @@ impl Membership {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn count(&self, messages: u64, bytes: u64) {
         let line = &self.line().cursor;
         // Only this member writes its counters.
@@ -363,22 +375,21 @@ impl Ring {
     /// Makes what stands between the frontier, at `position`, and `next` a part of the queue, and `next` the frontier.
     #[inline]
     pub(super) fn publish(&self, position: u64, next: u64, next_sequence: u64, head: Head) {
-        self.prepare_frontier(next, next_sequence);
-        self.publish_prepared(self.segment.at(position), position, head);
+        prepare_frontier(self.segment.at(next), next_sequence);
+        publish_prepared(self.segment.at(position), position, head);
     }
+}
 
-    /// Makes `next` fit to be the frontier. Before the head that makes it so: from then on its own must be 0 and its sequence number
-    /// right, also if this process dies on the spot.
-    #[inline(always)]
-    fn prepare_frontier(&self, next: u64, next_sequence: u64) {
-        let frontier = self.segment.at(next);
-        frontier.word(HEAD).store(0, Ordering::Relaxed);
-        frontier.word(SEQUENCE).store(next_sequence, Ordering::Relaxed);
-    }
+/// Makes a spot fit to be the frontier. Before the head that makes it so: from then on its own must be 0 and its sequence number
+/// right, also if this process dies on the spot.
+#[inline(always)]
+fn prepare_frontier(frontier: Spot<'_>, next_sequence: u64) {
+    frontier.word(HEAD).store(0, Ordering::Relaxed);
+    frontier.word(SEQUENCE).store(next_sequence, Ordering::Relaxed);
+}
 
-    #[inline(always)]
-    fn publish_prepared(&self, spot: Spot<'_>, position: u64, head: Head) {
-        // Release: pairs with the Acquire of every reader's look at the head. This store is the append.
-        spot.word(HEAD).store(head.bits(position), Ordering::Release);
-    }
+#[inline(always)]
+fn publish_prepared(spot: Spot<'_>, position: u64, head: Head) {
+    // Release: pairs with the Acquire of every reader's look at the head. This store is the append.
+    spot.word(HEAD).store(head.bits(position), Ordering::Release);
 }

@@ -26,7 +26,7 @@
 use super::Ring;
 use super::sleep::ROOM_SPIN;
 use crate::error::{Error, Result};
-use crate::segment::layout::GRANULE;
+use crate::segment::layout::{ClaimLine, GRANULE};
 use crate::segment::presence::Holder;
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::barrier;
@@ -123,6 +123,21 @@ pub(crate) struct Claim<'r> {
     pub(super) slot: u16,
     /// The frontier: whoever publishes moves it.
     pub(crate) position: u64,
+}
+
+/// Whether `kept` still is the claim word, and so the claim is its keeper's as it left it. Marks him as busy then, in the `busy`
+/// of his slot.
+#[inline(always)]
+pub(super) fn is_still_kept(line: &ClaimLine, kept: Word, busy: &AtomicU64, fence: impl FnOnce()) -> bool {
+    busy.store(1, Ordering::Relaxed);
+    // `barrier::Light::fence`. Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees `busy`,
+    // or this one sees the word changed, or the reader's bits.
+    fence();
+    let is_kept = line.word.load(Ordering::Relaxed) == kept.0;
+    if !is_kept {
+        busy.store(0, Ordering::Release);
+    }
+    is_kept
 }
 
 /// The first sleep of a contender; each further one is twice as long.
@@ -316,42 +331,15 @@ impl Ring {
         }
     }
 
-    /// Whether `kept` still is the claim word, and so the claim is its keeper's as it left it. Marks him as busy then, in the `busy`
-    /// of his slot.
-    #[inline(always)]
-    pub(super) fn is_still_kept(&self, kept: Word, busy: &AtomicU64) -> bool {
-        busy.store(1, Ordering::Relaxed);
-        // Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees `busy`, or this
-        // one sees the word changed, or the reader's bits.
-        self.segment.light.fence();
-        let is_kept = self.segment.control().claim.word.load(Ordering::Relaxed) == kept.0;
-        if !is_kept {
-            busy.store(0, Ordering::Release);
-        }
-        is_kept
-    }
-
-    /// The keeper has done with an append, or has begun none.
+    /// The keeper has done with an append, or has begun none. If somebody revokes it, he may nap until now.
     #[inline(always)]
     pub(super) fn rest(&self, kept: Word, busy: &AtomicU64) {
         // Release: pairs with the Acquire in `revoke`.
         busy.store(0, Ordering::Release);
-        self.wake_revokers(kept);
-    }
-
-    /// Somebody may revoke it, and nap until the keeper is no longer busy. Nothing depends on this look coming late enough.
-    #[inline(always)]
-    pub(super) fn wake_revokers(&self, kept: Word) {
+        // Nothing depends on this look coming late enough.
         if self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0 {
             self.wake_contenders();
         }
-    }
-
-    /// Whether the keeper of the claim, with his record published, is to wake anybody: who armed himself for `bits` since the append began, or
-    /// revokes the claim.
-    #[inline(always)]
-    pub(super) fn is_awaited(&self, kept: Word, bits: u32) -> bool {
-        self.sleepers() & bits != 0 || self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0
     }
 
     /// The frontier as noted by the keeper of the claim. A falsified one is no position at all; rounded, it is a wrong one, and what

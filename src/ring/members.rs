@@ -18,12 +18,14 @@ use super::keep::Keeping;
 use super::names::Names;
 use super::record::{Origin, SEQUENCE};
 use crate::error::{Error, Result};
+use crate::segment::copy::{LARGE, Spot};
+use crate::segment::layout::Control;
 use crate::segment::layout::{GRANULE, MAX_SCREEN_TEXT, MAX_SENDER, Slot};
 use crate::segment::presence::Holder;
-use crate::segment::{SlotAt, backing, now_nanos};
+use crate::segment::{Lane, backing, now_nanos};
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::process::Identity;
-use crate::sys::{fork, process};
+use crate::sys::{barrier, fork, process};
 use crate::wait::{Deadline, Wait};
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +116,7 @@ impl SlotState {
 pub(crate) struct Membership {
     pub(crate) ring: Arc<Ring>,
     pub(crate) slot: u16,
-    line: SlotAt,
+    lane: Lane,
     pub(crate) generation: u32,
     pub(crate) sender: Arc<str>,
     pub(super) names: Names,
@@ -123,8 +125,13 @@ pub(crate) struct Membership {
     /// The state word of the slot while this member is an active one.
     active: u64,
     pub(super) keeping: Keeping,
+    /// Bodies below this length are written without a call: they are not [`LARGE`], no clock is to be asked, and
+    /// the fence is the other side's to pay.
+    pub(super) short_below: usize,
     role: Role,
     born: fork::Born,
+    /// The segment's.
+    pub(super) light: barrier::Light,
 }
 
 /// Where a reader begins.
@@ -199,7 +206,7 @@ impl Ring {
         let membership = Membership {
             ring: self.clone(),
             slot,
-            line: self.segment.locate(slot),
+            lane: self.segment.lane(slot),
             generation,
             sender: sender.into(),
             names: Names::new(sender, origin, self.bits_of_kind(b"")),
@@ -211,8 +218,13 @@ impl Ring {
             }
             .bits(),
             keeping: Keeping::new(),
+            short_below: match self.segment.geometry.timestamps || !self.segment.light.costs_nothing() {
+                true => 0,
+                false => LARGE,
+            },
             role,
             born: fork::Born::now(),
+            light: self.segment.light,
         };
         let beginning = self.enter(&membership, start, deadline)?;
         Ok((membership, beginning))
@@ -546,8 +558,26 @@ impl Membership {
     /// This member's slot.
     #[inline(always)]
     pub(crate) fn line(&self) -> &Slot {
-        // SAFETY: `join` located it in this ring's segment.
-        unsafe { self.ring.segment.located(self.line) }
+        // SAFETY: `join` took the lane from this ring's segment, as in the next ones.
+        unsafe { self.lane.slot() }
+    }
+
+    #[inline(always)]
+    pub(super) fn control(&self) -> &Control {
+        // SAFETY: as in `line`.
+        unsafe { self.lane.control() }
+    }
+
+    /// The record at `position`.
+    #[inline(always)]
+    pub(super) fn at(&self, position: u64) -> Spot<'_> {
+        // SAFETY: as in `line`.
+        unsafe { self.lane.at(position) }
+    }
+
+    #[inline(always)]
+    pub(super) fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Shows others what this member screens out.

@@ -3,7 +3,7 @@
 use super::Ring;
 use super::record::{self, Origin};
 use crate::segment::copy::{Spot, partial_word};
-use crate::segment::layout::{MAX_KIND, MAX_SENDER, RECORD_HEADER};
+use crate::segment::layout::{MAX_KIND, MAX_SENDER};
 use crate::sys::atomic::Ordering;
 
 /// Words that the longest names take.
@@ -20,6 +20,8 @@ pub(super) struct Names {
     kind_len: Local,
     /// What follows from these, for every message.
     body_offset: Local,
+    /// How many of the words they take.
+    count: Local,
     origin: Local,
     /// The wake-up bits that a message of this kind rings for, as they were when it was learned. (A kind that had no bit of its own then
     /// may have one now. Who sleeps with that bit also has the one that the kind shared before.)
@@ -42,6 +44,7 @@ impl Names {
             sender_len: sender.len(),
             kind_len: Local::new(0),
             body_offset: Local::new(record::body_offset(sender.len() as u64)),
+            count: Local::new(sender.len().div_ceil(8) as u64),
             origin: Local::new(origin.bits()),
             bits: Local::new(bits.into()),
             kind: [0; KIND_WORDS].map(Local::new),
@@ -91,8 +94,9 @@ impl Names {
         }
         self.bits.store(bits(kind).into(), Ordering::Relaxed);
         self.kind_len.store(kind.len() as u64, Ordering::Relaxed);
-        let body_offset = record::body_offset(self.len_with(kind.len()));
-        self.body_offset.store(body_offset, Ordering::Relaxed);
+        let len = self.len_with(kind.len());
+        self.body_offset.store(record::body_offset(len), Ordering::Relaxed);
+        self.count.store(len.div_ceil(8), Ordering::Relaxed);
         self.origin
             .store(self.origin().with_kind(kind.len() as u8).bits(), Ordering::Relaxed);
         true
@@ -129,7 +133,7 @@ impl Names {
     /// Writes them into a record.
     #[inline(always)]
     pub(super) fn write(&self, spot: Spot<'_>) {
-        let count = (self.body_offset() - RECORD_HEADER) as usize / 8;
+        let count = self.count.load(Ordering::Relaxed) as usize;
         if count == 0 {
             return;
         }

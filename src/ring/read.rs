@@ -30,36 +30,44 @@ pub(crate) struct Found {
     pub(crate) end: u64,
     pub(crate) origin: Origin,
     pub(crate) body_len: u32,
+    /// Where the body begins, in bytes from the sender on: what sender and kind take.
+    pub(crate) body_at: u32,
     pub(crate) sequence: u64,
     pub(crate) time: u64,
 }
 
 impl Found {
     /// What stands beside a head.
-    #[inline]
+    #[inline(always)]
     fn read(spot: Spot<'_>, position: u64, body_len: u32) -> Self {
         let origin = Origin::from_bits(spot.word(ORIGIN).load(Ordering::Relaxed));
+        let body_offset = record::body_offset(origin.names_len());
         Found {
             position,
-            end: position.wrapping_add(record::size(origin.names_len(), body_len.into())),
+            end: position.wrapping_add(record::size_from(body_offset, body_len.into())),
             origin,
             body_len,
+            body_at: (body_offset - RECORD_HEADER) as u32,
             sequence: spot.word(SEQUENCE).load(Ordering::Relaxed),
             time: spot.word(TIME).load(Ordering::Relaxed),
         }
     }
 
-    /// 64-bit words from the sender to the end of the body.
-    #[inline]
-    pub(crate) fn words(&self) -> usize {
-        let bytes = record::body_offset(self.origin.names_len()) - RECORD_HEADER + u64::from(self.body_len);
-        (bytes as usize).wrapping_add(7) / 8
+    /// The message there, if it is one and, whatever it says, no longer than `max`.
+    #[inline(always)]
+    fn message(spot: Spot<'_>, position: u64, max: u64) -> Option<Self> {
+        // Acquire: pairs with the Release in `publish` and in `commit`.
+        let bits = spot.word(HEAD).load(Ordering::Acquire);
+        let body_len = record::message_len(bits, position)?;
+        let found = Found::read(spot, position, body_len);
+        (found.end.wrapping_sub(position) <= max).then_some(found)
     }
 
-    /// Where in these the body begins, in bytes.
-    #[inline]
-    pub(crate) fn body_at(&self) -> usize {
-        (record::body_offset(self.origin.names_len()) - RECORD_HEADER) as usize
+    /// 64-bit words from the sender to the end of the body.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> usize {
+        // Not `div_ceil`, which looks after an overflow that there cannot be.
+        (u64::from(self.body_at) + u64::from(self.body_len)).wrapping_add(7) as usize / 8
     }
 }
 
@@ -70,12 +78,7 @@ impl Ring {
     /// The message at `position`, if one is there and nothing else has to be thought of.
     #[inline(always)]
     pub(crate) fn message_at(&self, position: u64) -> Option<Found> {
-        let spot = self.segment.at(position);
-        // Acquire: pairs with the Release in `publish` and in `commit`.
-        let bits = spot.word(HEAD).load(Ordering::Acquire);
-        let body_len = record::message_len(bits, position)?;
-        let found = Found::read(spot, position, body_len);
-        (found.end.wrapping_sub(position) <= self.segment.geometry.max_record()).then_some(found)
+        Found::message(self.segment.at(position), position, self.segment.geometry.max_record())
     }
 
     /// Looks at `position`, which must be the beginning of a record or the frontier.
@@ -134,17 +137,6 @@ impl Ring {
         self.segment.at(found.position).copy_out(RECORD_HEADER, out, racing);
     }
 
-    /// The same for a message that [`Ring::message_at`] has just found, for a reader whose cursor holds it.
-    #[inline(always)]
-    pub(crate) fn copy_at_hand(&self, found: &Found, out: &mut [u64]) {
-        if cfg!(any(loom, miri)) || size_of_val(out) >= LARGE {
-            return self.copy(found, out, false);
-        }
-        debug_assert!(out.len() <= found.words());
-        // SAFETY: `message_at` found its end inside the ring.
-        unsafe { self.segment.at(found.position).copy_small_out(RECORD_HEADER, out) };
-    }
-
     /// Where the body of a message is, for a reader whose cursor holds it.
     pub(crate) fn body_pointer(&self, found: &Found) -> *const u8 {
         let body = record::body_offset(found.origin.names_len());
@@ -196,13 +188,40 @@ impl Ring {
 }
 
 impl Membership {
+    /// The message at `position`, if one is there and nothing else has to be thought of.
+    #[inline(always)]
+    pub(crate) fn message_at_hand(&self, position: u64) -> Option<Found> {
+        match self.is_of_this_process() {
+            true => Found::message(self.at(position), position, self.lane().max_record()),
+            false => None,
+        }
+    }
+
+    /// Whether nothing at all has been published at `position` yet.
+    #[inline(always)]
+    pub(crate) fn is_empty_at(&self, position: u64) -> bool {
+        // Whoever reads it looks again.
+        self.at(position).word(HEAD).load(Ordering::Relaxed) == 0
+    }
+
+    /// Copies its first words, from the sender on. For a reader whose cursor holds it.
+    #[inline(always)]
+    pub(crate) fn copy_at_hand(&self, found: &Found, out: &mut [u64]) {
+        if cfg!(any(loom, miri)) || size_of_val(out) >= LARGE {
+            return self.ring.copy(found, out, false);
+        }
+        debug_assert!(out.len() <= found.words());
+        // SAFETY: `message_at_hand` found its end inside the ring.
+        unsafe { self.at(found.position).copy_small_out(RECORD_HEADER, out) };
+    }
+
     /// Lets go of everything up to the end of a message, and counts it as popped.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, found: &Found) {
         let line = &self.line().cursor;
         // Release: as in `advance`.
         line.cursor.store(found.end, Ordering::Release);
-        self.ring.let_go(found.position, found.end);
+        self.let_go(found.position, found.end);
         // Only this member writes its counters.
         let add = |counter: &AtomicU64, by: u64| {
             counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
@@ -216,6 +235,6 @@ impl Membership {
     pub(crate) fn advance(&self, before: u64, position: u64) {
         // Release: pairs with the Acquire in `room::holds`, so the reads before it are over when a writer overwrites.
         self.line().cursor.cursor.store(position, Ordering::Release);
-        self.ring.let_go(before, position);
+        self.let_go(before, position);
     }
 }

@@ -39,10 +39,18 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    #[inline(always)]
+    pub(crate) fn of_message(body_len: u32) -> Self {
+        Head {
+            state: State::Message,
+            body_len,
+        }
+    }
+
     /// The word for a record at `position`.
     #[inline]
     pub(crate) fn bits(self, position: u64) -> u64 {
-        u64::from(self.body_len) | (tag(position) << 32) | ((self.state as u64) << 60)
+        u64::from(self.body_len) | (tag(position) | (self.state as u64) << TAG_BITS) << 32
     }
 
     /// Reads a word that is not 0. `None`: no record at `position` begins like this.
@@ -78,6 +86,9 @@ fn tag(position: u64) -> u64 {
 pub(crate) struct Origin(u64);
 
 impl Origin {
+    /// That of a member beyond every table.
+    pub(crate) const NOBODY: Origin = Origin(u64::MAX);
+
     /// That of a record without a kind.
     pub(crate) fn new(slot: u16, generation: u32, sender_len: u8) -> Self {
         Origin(u64::from(sender_len) << 8 | u64::from(slot) << 16 | u64::from(generation) << 32)

@@ -11,6 +11,7 @@
 
 use super::Ring;
 use super::claim::{Claim, LONGEST_SLICE, Word};
+use super::members::Membership;
 use super::members::{Role, Stage, distance};
 use super::sleep::{ROOM_SLICE, ROOM_SPIN};
 use crate::error::{Error, Full, Result, Slowest};
@@ -49,6 +50,19 @@ pub(crate) struct Short {
     pub(crate) end: u64,
     pub(crate) frontier: u64,
     pub(crate) slow: Slow,
+}
+
+impl Membership {
+    /// This member's cursor has moved on from `before` to `after`: wakes writers that wait for just that.
+    #[inline(always)]
+    pub(super) fn let_go(&self, before: u64, after: u64) {
+        // Pairs with `barrier::heavy` in `wait_for_room`: either that writer sees the cursor, or this sees the writer.
+        self.light.fence();
+        let wanted = self.control().space.wanted.load(Ordering::Relaxed);
+        if wanted != 0 {
+            self.ring.wake_writers_if_reached(wanted - 1, before, after);
+        }
+    }
 }
 
 impl Ring {
@@ -198,18 +212,12 @@ impl Ring {
         Ok(())
     }
 
-    /// A cursor has moved on from `before` to `after`: wakes writers that wait for just that.
-    #[inline]
-    pub(super) fn let_go(&self, before: u64, after: u64) {
-        // Pairs with `barrier::heavy` in `wait_for_room`: either that writer sees the cursor, or this sees the writer.
-        self.segment.light.fence();
-        let wanted = self.segment.control().space.wanted.load(Ordering::Relaxed);
-        if wanted != 0 {
-            let wanted = wanted - 1;
-            let reached = |position: u64| position.wrapping_sub(wanted) as i64 >= 0;
-            if reached(after) && !reached(before) {
-                self.wake_writers();
-            }
+    #[cold]
+    #[inline(never)]
+    fn wake_writers_if_reached(&self, wanted: u64, before: u64, after: u64) {
+        let is_reached = |position: u64| position.wrapping_sub(wanted) as i64 >= 0;
+        if is_reached(after) && !is_reached(before) {
+            self.wake_writers();
         }
     }
 

@@ -86,6 +86,15 @@ impl Ring {
         }
     }
 
+    /// The same, for the bits of a kind.
+    #[inline(always)]
+    pub(super) fn ring_again(&self, bits: u32) {
+        let sleepers = self.sleepers();
+        if sleepers & bits != 0 {
+            self.ring_bits(sleepers, bits);
+        }
+    }
+
     /// [`Ring::ring_for`] of one kind.
     #[inline(always)]
     pub(super) fn ring_for_one(&self, kind: &[u8]) {
@@ -111,14 +120,8 @@ impl Ring {
         self.segment.control().data.sleepers.load(Ordering::SeqCst) as u32
     }
 
-    /// Whether a writer that has the claim finds somebody to ring for, with these bits.
     #[inline(always)]
-    pub(super) fn has_sleepers(&self, bits: u32) -> bool {
-        self.sleepers_in_order() & bits != 0
-    }
-
-    #[inline(always)]
-    pub(super) fn sleepers(&self) -> u32 {
+    fn sleepers(&self) -> u32 {
         self.segment.control().data.sleepers.load(Ordering::Relaxed) as u32
     }
 
@@ -186,7 +189,7 @@ impl Ring {
             control.data.sleepers.fetch_or(u64::from(bits), Ordering::SeqCst);
             in_total_order();
             let claim = Word::from_bits(control.claim.word.load(Ordering::SeqCst));
-            // A keeper makes no total-order access; pairs with `barrier::Light` in `is_still_kept`.
+            // A keeper makes no total-order access; pairs with `barrier::Light` in `claim::is_still_kept`.
             let is_sure = claim.keeper().is_none() || barrier::heavy();
             let is_pending = !is_sure || self.at_work(claim).is_some() || seen != 0;
             if head.load(Ordering::SeqCst) != seen || is_over() {

@@ -9,6 +9,7 @@ use super::layout::{GRANULE, MIN_CAPACITY, RECORD_HEADER};
 use super::words;
 use crate::sys::atomic::{AtomicU64, Ordering};
 use std::marker::PhantomData;
+use std::ptr::NonNull;
 
 /// From this many bytes on, `memcpy` beats a loop over words.
 pub(crate) const LARGE: usize = 512;
@@ -18,16 +19,33 @@ pub(crate) const LARGE: usize = 512;
 pub(crate) struct Spot<'s> {
     /// Good for the words of one granule, and for as many bytes as the ring is long.
     at: *const AtomicU64,
-    capacity: u64,
+    mask: u64,
     _segment: PhantomData<&'s Segment>,
 }
 
 impl<'s> Spot<'s> {
+    /// The record at `position`; at the granule that it is in, if it is the beginning of none.
+    ///
+    /// # Safety
+    ///
+    /// `data` is the data part, good for `'s`, of a segment whose geometry has this `mask`.
+    #[inline(always)]
+    pub(super) unsafe fn new(data: NonNull<AtomicU64>, position: u64, mask: u64) -> Self {
+        const { assert!(size_of::<AtomicU64>() == 8) };
+        Spot {
+            // SAFETY: less than the capacity, and the data part is twice that long. A multiple of the granule whatever the
+            // position is, so words are where words may be.
+            at: unsafe { data.as_ptr().byte_add((position & mask) as usize) },
+            mask,
+            _segment: PhantomData,
+        }
+    }
+
     /// Word number `index` of the record's header.
     #[inline]
     pub(crate) fn word(self, index: usize) -> &'s AtomicU64 {
         debug_assert!(index < (super::GRANULE / 8) as usize);
-        // SAFETY: `Segment::at` made the pointer, good for a granule, from memory that lives as long as the segment.
+        // SAFETY: `Spot::new` made the pointer, good for a granule, from memory that lives as long as the segment.
         unsafe { &*self.at.add(index) }
     }
 
@@ -64,7 +82,7 @@ impl<'s> Spot<'s> {
     /// out first.
     #[inline]
     pub(super) fn bytes(self, skip: u64, len: u64) -> *mut u8 {
-        let in_range = skip.checked_add(len).is_some_and(|end| end <= self.capacity);
+        let in_range = skip.checked_add(len).is_some_and(|end| end <= self.mask + GRANULE);
         assert!(in_range, "record larger than its ring");
         // SAFETY: the spot is inside the first half of the data part, which is twice the capacity long.
         unsafe { self.at.cast_mut().cast::<u8>().add(skip as usize) }
@@ -93,7 +111,7 @@ impl<'s> Spot<'s> {
     #[inline(always)]
     pub(crate) unsafe fn copy_small_in(self, skip: u64, bytes: &[u8]) {
         // SAFETY: in range by the caller.
-        let to = unsafe { self.at.add(skip as usize / 8) };
+        let to = unsafe { self.at.byte_add(skip as usize) };
         let (words, rest) = bytes.as_chunks::<8>();
         if !rest.is_empty() {
             // SAFETY: in range by the caller, and 8-aligned since `skip` is.
@@ -127,23 +145,7 @@ impl<'s> Spot<'s> {
     #[inline(always)]
     pub(crate) unsafe fn copy_small_out(self, skip: u64, out: &mut [u64]) {
         // SAFETY: in range by the caller.
-        unsafe { words::copy_out(self.at.add(skip as usize / 8), out.as_mut_ptr(), out.len()) };
-    }
-
-    /// Stores to every granule behind the record's first one, up to the one at byte `end`, a multiple of the granule. For nothing but
-    /// that this processor then has their lines.
-    ///
-    /// # Safety
-    ///
-    /// All of them are the caller's to write, and there are no more than the ring has.
-    #[inline(always)]
-    pub(crate) unsafe fn touch(self, end: u64) {
-        let mut skip = GRANULE;
-        while skip <= end {
-            // SAFETY: the caller's.
-            unsafe { &*self.at.add(skip as usize / 8) }.store(0, Ordering::Relaxed);
-            skip += GRANULE;
-        }
+        unsafe { words::copy_out(self.at.byte_add(skip as usize), out.as_mut_ptr(), out.len()) };
     }
 
     /// Pointer for a caller that promises to keep to the protocol itself: `len` bytes from byte `skip` of the record.
@@ -180,12 +182,9 @@ impl Segment {
     /// The record at `position`.
     #[inline]
     pub(crate) fn at(&self, position: u64) -> Spot<'_> {
-        Spot {
-            // SAFETY: the offset is below `capacity`, and the data part is twice that long.
-            at: unsafe { self.data.as_ptr().add(self.offset(position) / 8) },
-            capacity: self.geometry.capacity,
-            _segment: PhantomData,
-        }
+        debug_assert_eq!(position % GRANULE, 0);
+        // SAFETY: this segment's own.
+        unsafe { Spot::new(self.data, position, self.geometry.mask()) }
     }
 }
 

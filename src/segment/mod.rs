@@ -42,6 +42,12 @@ impl Geometry {
     pub(crate) fn max_record(&self) -> u64 {
         self.capacity - GRANULE
     }
+
+    /// The bits of a position that say where in the data part it is.
+    #[inline]
+    fn mask(&self) -> u64 {
+        self.capacity - GRANULE
+    }
 }
 
 /// What kind of memory a segment is, and what it is called.
@@ -68,14 +74,62 @@ pub(crate) fn now_nanos() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Where a slot is; see [`Segment::locate`].
+/// Where everything is that one member's messages touch, worked out once: they would spend as much on finding it as on all else.
+/// Made by [`Segment::lane`]; what it leads to is there as long as the segment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SlotAt(NonNull<Slot>);
+pub(crate) struct Lane {
+    slot: NonNull<Slot>,
+    control: NonNull<Control>,
+    data: NonNull<AtomicU64>,
+    /// See [`Geometry::mask`].
+    mask: u64,
+}
 
-// SAFETY: a number in another form; only `Segment::located` follows it.
-unsafe impl Send for SlotAt {}
+// SAFETY: numbers in another form; who follows them says that the segment is there.
+unsafe impl Send for Lane {}
 // SAFETY: as above.
-unsafe impl Sync for SlotAt {}
+unsafe impl Sync for Lane {}
+
+impl Lane {
+    /// The member's slot.
+    ///
+    /// # Safety
+    ///
+    /// The segment is alive for `'s`.
+    #[inline(always)]
+    pub(crate) unsafe fn slot<'s>(&self) -> &'s Slot {
+        // SAFETY: `Segment::lane` took it from the segment, which the caller says is there; a Slot consists of atomics.
+        unsafe { self.slot.as_ref() }
+    }
+
+    /// The control block.
+    ///
+    /// # Safety
+    ///
+    /// As [`Lane::slot`].
+    #[inline(always)]
+    pub(crate) unsafe fn control<'s>(&self) -> &'s Control {
+        // SAFETY: as in `slot`.
+        unsafe { self.control.as_ref() }
+    }
+
+    /// The record at `position`.
+    ///
+    /// # Safety
+    ///
+    /// As [`Lane::slot`].
+    #[inline(always)]
+    pub(crate) unsafe fn at<'s>(&self, position: u64) -> copy::Spot<'s> {
+        // SAFETY: as in `slot`; `mask` and `data` are of the same segment.
+        unsafe { copy::Spot::new(self.data, position, self.mask) }
+    }
+
+    /// As [`Geometry::max_record`].
+    #[inline(always)]
+    pub(crate) fn max_record(&self) -> u64 {
+        self.mask
+    }
+}
 
 /// The memory of one queue.
 #[derive(Debug)]
@@ -118,27 +172,14 @@ impl Segment {
         unsafe { self.slots.add(usize::from(index)).as_ref() }
     }
 
-    /// Where the slot with this number is, for who looks at it with every message. Panics as [`Segment::slot`].
-    pub(crate) fn locate(&self, index: u16) -> SlotAt {
-        SlotAt(NonNull::from(self.slot(index)))
-    }
-
-    /// A slot that was located before.
-    ///
-    /// # Safety
-    ///
-    /// It was in this segment.
-    #[inline(always)]
-    pub(crate) unsafe fn located(&self, at: SlotAt) -> &Slot {
-        // SAFETY: the table is there as long as the segment, and the place was in it.
-        unsafe { at.0.as_ref() }
-    }
-
-    /// Offset of a position in the data part. Positions are multiples of the granule.
-    #[inline]
-    fn offset(&self, position: u64) -> usize {
-        debug_assert_eq!(position % GRANULE, 0);
-        (position & (self.geometry.capacity - 1)) as usize
+    /// The way to the slot with this number and to what its member's messages touch. Panics as [`Segment::slot`].
+    pub(crate) fn lane(&self, index: u16) -> Lane {
+        Lane {
+            slot: NonNull::from(self.slot(index)),
+            control: self.control,
+            data: self.data,
+            mask: self.geometry.mask(),
+        }
     }
 
     /// Word number `index` of the record at `position`.

@@ -38,6 +38,11 @@ pub(crate) fn register() -> Light {
 }
 
 impl Light {
+    /// Whether [`Light::fence`] only keeps the compiler from reordering.
+    pub(crate) fn costs_nothing(self) -> bool {
+        self.is_registered
+    }
+
     /// Between a store and a load of another word.
     #[inline(always)]
     pub(crate) fn fence(self) {
