@@ -61,14 +61,18 @@ fn backwards(first: &[Line], value: u64) {
 
 type Message = fn(&[Line], u64);
 
-/// What is written one way: how each message is, and how many own lines are stored to before and behind each.
-const STREAMS: [(&str, Message, usize); 6] = [
-    ("forwards, one own line", forwards, 1),
-    ("forwards, two own lines", forwards, 2),
-    ("forwards, four own lines", forwards, 4),
-    ("backwards, one own line", backwards, 1),
-    ("backwards, two own lines", backwards, 2),
-    ("backwards, four own lines", backwards, 4),
+/// What is written one way: how each message is, how many own lines are stored to before and behind each, and how many of the
+/// lines to come are stored to at a time, before they are needed.
+const STREAMS: [(&str, Message, usize, usize); 9] = [
+    ("forwards, one own line", forwards, 1, 0),
+    ("forwards, two own lines", forwards, 2, 0),
+    ("forwards, four own lines", forwards, 4, 0),
+    ("backwards, one own line", backwards, 1, 0),
+    ("backwards, two own lines", backwards, 2, 0),
+    ("backwards, four own lines", backwards, 4, 0),
+    ("backwards, two own lines, 2 lines ahead", backwards, 2, 2),
+    ("backwards, two own lines, 8 lines ahead", backwards, 2, 8),
+    ("backwards, two own lines, 32 lines ahead", backwards, 2, 32),
 ];
 
 /// What goes back and forth: whether the head alone, and whether lines are stored to before they are needed.
@@ -78,10 +82,14 @@ const TRIPS_OF: [(&str, bool, bool); 3] = [
     ("round trip of a message, lines stored to before", false, true),
 ];
 
-fn write_all(memory: &Memory, message: Message, own: usize, value: u64) -> f64 {
+fn write_all(memory: &Memory, message: Message, own: usize, ahead: usize, value: u64) -> f64 {
     let start = Instant::now();
     let mut messages = 0;
     for at in (0..LINES - 2).step_by(2) {
+        if ahead > 0 && at % ahead == 0 {
+            let to_come = at + 1..(at + 1 + ahead).min(LINES);
+            memory.ring[to_come].iter().for_each(|line| line.put(3, 0));
+        }
         memory.own[..own].iter().for_each(|line| line.put(0, value));
         message(&memory.ring[at..], value);
         memory.own[..own].iter().rev().for_each(|line| line.put(1, value));
@@ -213,9 +221,9 @@ fn turn(memory: &Memory, side: &mut Side<'_>, step: &mut u64) -> Vec<f64> {
         }
         took.push(per_trip(start));
     }
-    for (_, message, own) in STREAMS {
+    for (_, message, own, ahead) in STREAMS {
         // A head that no side waits for.
-        took.push(write_all(memory, message, own, u64::MAX));
+        took.push(write_all(memory, message, own, ahead, u64::MAX));
         let read = memory.step.0[1].load(Ordering::Acquire);
         go(step);
         while memory.step.0[1].load(Ordering::Acquire) == read {
