@@ -24,6 +24,7 @@ struct Memory {
     own: Vec<Line>,
     turn: Line,
     step: Line,
+    bare: [BareRing; 2],
 }
 
 #[repr(align(64))]
@@ -141,6 +142,79 @@ impl Side<'_> {
     }
 }
 
+/// What is least for messages that go through a ring of the default capacity while both sides are busy: lines, and where the reader is.
+struct BareRing {
+    lines: Vec<Line>,
+    cursor: Line,
+}
+
+const BARE_LINES: usize = (4 << 20) / 64;
+/// How many messages of a bare ring are timed at a time.
+const BARE_MESSAGES: u64 = 200_000;
+/// How often a reader that has caught up pauses.
+const PAUSES: usize = 512;
+const BARE: [&str; 2] = [
+    "both sides busy, one line a message",
+    "both sides busy, two lines a message",
+];
+
+impl BareRing {
+    fn new() -> Self {
+        BareRing {
+            lines: Line::many(BARE_LINES),
+            cursor: Line::new(),
+        }
+    }
+
+    fn line(&self, number: usize) -> &Line {
+        &self.lines[number % BARE_LINES]
+    }
+
+    /// Writes messages of `EACH` lines: eight lines ahead at a time, each message from its end to its beginning.
+    fn write<const EACH: usize>(&self, own: &Line, from: u64) {
+        let mut read = 0;
+        for number in from..from + BARE_MESSAGES {
+            let at = number as usize * EACH;
+            while at + EACH + 16 > read + BARE_LINES {
+                read = self.cursor.0[0].load(Ordering::Acquire) as usize * EACH;
+            }
+            own.put(0, 1);
+            if at.is_multiple_of(8) {
+                (1..=8).for_each(|ahead| self.line(at + ahead).put(3, 0));
+            }
+            self.line(at + EACH).put(0, 0);
+            if EACH > 1 {
+                (0..4).rev().for_each(|word| self.line(at + 1).put(word, number));
+            }
+            (1..8).rev().for_each(|word| self.line(at).put(word, number));
+            self.line(at).0[0].store(number + 1, Ordering::Release);
+            own.0[0].store(0, Ordering::Release);
+        }
+    }
+
+    fn read<const EACH: usize>(&self, from: u64) {
+        let mut caught_up = from;
+        for number in from..from + BARE_MESSAGES {
+            let first = self.line(number as usize * EACH);
+            if first.0[0].load(Ordering::Acquire) != number + 1 {
+                if number - caught_up > 4 {
+                    (0..PAUSES).for_each(|_| spin_loop());
+                }
+                caught_up = number;
+                wait(first, number + 1);
+            }
+            let words = first.0.each_ref().map(|word| word.load(Ordering::Relaxed));
+            black_box(&words);
+            if EACH > 1 {
+                let second = self.line(number as usize * EACH + 1);
+                let words: [u64; 4] = std::array::from_fn(|word| second.0[word].load(Ordering::Relaxed));
+                black_box(&words);
+            }
+            self.cursor.0[0].store(number + 1, Ordering::Release);
+        }
+    }
+}
+
 fn pin(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu).expect("a processor number");
@@ -163,7 +237,7 @@ fn other(memory: &Memory) {
         at: 0,
         count: 1,
     };
-    let mut step = 0;
+    let (mut step, mut turns) = (0, 0);
     let mut next = || {
         step += 1;
         while memory.step.0[0].load(Ordering::Acquire) < step {
@@ -192,6 +266,15 @@ fn other(memory: &Memory) {
             read_all(memory);
             memory.step.0[1].fetch_add(1, Ordering::Release);
         }
+        for (ring, of_two) in memory.bare.iter().zip([false, true]) {
+            next();
+            match of_two {
+                false => ring.read::<1>(turns * BARE_MESSAGES),
+                true => ring.read::<2>(turns * BARE_MESSAGES),
+            }
+            memory.step.0[1].fetch_add(1, Ordering::Release);
+        }
+        turns += 1;
     }
 }
 
@@ -200,6 +283,11 @@ fn turn(memory: &Memory, side: &mut Side<'_>, step: &mut u64) -> Vec<f64> {
     let go = |step: &mut u64| {
         *step += 1;
         memory.step.0[0].store(*step, Ordering::Release);
+    };
+    let wait_for_other = |read: u64| {
+        while memory.step.0[1].load(Ordering::Acquire) == read {
+            spin_loop();
+        }
     };
     let per_trip = |start: Instant| start.elapsed().as_nanos() as f64 / TRIPS as f64;
     let mut took = Vec::new();
@@ -226,9 +314,21 @@ fn turn(memory: &Memory, side: &mut Side<'_>, step: &mut u64) -> Vec<f64> {
         took.push(write_all(memory, message, own, ahead, u64::MAX));
         let read = memory.step.0[1].load(Ordering::Acquire);
         go(step);
-        while memory.step.0[1].load(Ordering::Acquire) == read {
-            spin_loop();
+        wait_for_other(read);
+    }
+    for (ring, of_two) in memory.bare.iter().zip([false, true]) {
+        let (read, from) = (
+            memory.step.0[1].load(Ordering::Acquire),
+            ring.cursor.0[0].load(Ordering::Acquire),
+        );
+        go(step);
+        let start = Instant::now();
+        match of_two {
+            false => ring.write::<1>(&memory.own[0], from),
+            true => ring.write::<2>(&memory.own[0], from),
         }
+        wait_for_other(read);
+        took.push(start.elapsed().as_nanos() as f64 / BARE_MESSAGES as f64);
     }
     took
 }
@@ -247,6 +347,7 @@ fn main() {
         own: Line::many(4),
         turn: Line::new(),
         step: Line::new(),
+        bare: [BareRing::new(), BareRing::new()],
     };
     let mut turns: [Vec<Vec<f64>>; 2] = Default::default();
     std::thread::scope(|scope| {
@@ -269,7 +370,8 @@ fn main() {
     let names = TRIPS_OF
         .map(|(name, ..)| name)
         .into_iter()
-        .chain(STREAMS.map(|(name, ..)| name));
+        .chain(STREAMS.map(|(name, ..)| name))
+        .chain(BARE);
     let names: Vec<&str> = ["round trip of a bare line"].into_iter().chain(names).collect();
     for (way, turns) in ["near", "far"].into_iter().zip(&turns) {
         if turns.is_empty() {
