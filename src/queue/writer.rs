@@ -70,8 +70,8 @@ impl Writer {
         self.append(kind, bytemuck::bytes_of(value), wait)
     }
 
-    /// Appends several messages next to each other: all of them become visible at once, or none. This also costs less than
-    /// appending them one by one.
+    /// Appends several messages next to each other: all of them become visible at once, or none. It takes one turn among the writers, and wakes
+    /// who sleeps once, for all of them.
     ///
     /// # Errors
     ///

@@ -103,7 +103,7 @@ impl Membership {
     ///
     /// This is the path of a busy writer, and what counts in it is how often its stores change from one cache line to another. Those of the
     /// ring have to come from the reader's processor. The writer's asks for several at a time, but looks ahead only over so many
-    /// changes of line among the stores that wait. So the record is written from its end to its beginning, each line once; what
+    /// changes of line among the stores that wait. So the record is written from its end to its beginning; what
     /// the writer stores for itself is in one other line; and as little as can be is on the stack, with no calls that come
     /// back (unless it `MAY_CALL`, for a large body or the time; and every few messages, to store to the lines of the next ones).
     /// docs/performance.md has the figures.
@@ -174,7 +174,8 @@ impl Membership {
         self.write(spot, self.time(), draft);
         let next = position.wrapping_add(size);
         ring.publish(position, next, sequence.wrapping_add(1), draft.head());
-        ring.ring_again_for_one(draft.kind);
+        // `write` has made the names those of this kind.
+        ring.ring_again(self.names.bits());
     }
 
     /// Appends all of `drafts`, next to each other and visible at once, if nothing is in the way, as [`Membership::append_at_once`].

@@ -331,12 +331,17 @@ impl Ring {
         }
     }
 
-    /// The keeper has done with an append, or has begun none. If somebody revokes it, he may nap until now.
+    /// The keeper has done with an append, or has begun none.
     #[inline(always)]
     pub(super) fn rest(&self, kept: Word, busy: &AtomicU64) {
         // Release: pairs with the Acquire in `revoke`.
         busy.store(0, Ordering::Release);
-        // Nothing depends on this look coming late enough.
+        self.wake_revokers(kept);
+    }
+
+    /// Somebody may revoke the claim, and nap until the keeper is no longer busy, as it now is. Nothing depends on this look.
+    #[inline(always)]
+    pub(super) fn wake_revokers(&self, kept: Word) {
         if self.segment.control().claim.word.load(Ordering::Relaxed) != kept.0 {
             self.wake_contenders();
         }

@@ -196,11 +196,8 @@ impl Membership {
     /// takes longer. Unless the writer was taken off its processor. Its next append wakes them then.
     #[inline]
     pub(super) fn end_kept_after_a_while(&self, frontier: u64) {
-        self.keep_ahead(frontier);
-        let line = &self.line().cursor;
-        // As in `end_kept`.
-        line.frontier.store(frontier, Ordering::Release);
-        self.ring.rest(self.kept(), &line.busy);
+        self.end_kept(frontier);
+        self.ring.wake_revokers(self.kept());
     }
 
     /// Ends what [`Membership::begin_kept`] began, with `frontier` where the record ends.

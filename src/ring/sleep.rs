@@ -104,15 +104,6 @@ impl Ring {
         }
     }
 
-    /// [`Ring::ring_again_for`] of one kind.
-    #[inline(always)]
-    pub(super) fn ring_again_for_one(&self, kind: &[u8]) {
-        let sleepers = self.sleepers();
-        if sleepers != 0 {
-            self.ring_kind(sleepers, kind);
-        }
-    }
-
     #[inline(always)]
     fn sleepers_in_order(&self) -> u32 {
         // SeqCst: after the compare-exchange that took the claim (or finished a reservation); see the head of this file.

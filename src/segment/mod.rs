@@ -124,7 +124,7 @@ impl Lane {
         unsafe { copy::Spot::new(self.data, position, self.mask) }
     }
 
-    /// As [`Geometry::max_record`].
+    /// [`Geometry::max_record`]: the same number as the mask, since both leave out one granule.
     #[inline(always)]
     pub(crate) fn max_record(&self) -> u64 {
         self.mask
