@@ -1,16 +1,17 @@
 //! Noticing a fork, and one process-wide lock that a fork cannot leave locked.
 //!
-//! Detection costs one load: the generation stands in a private page that the kernel empties in a child
-//! (`MADV_WIPEONFORK`), so it also notices a fork that bypasses libc. The lock is held across `fork` by handlers
-//! (`pthread_atfork(3)`), so a child never inherits it locked by a thread that it does not have.
+//! Detection costs one load: each process has a word that is not 0, its *token*, in a private page that the kernel empties in a child
+//! (`MADV_WIPEONFORK`), so it also notices a fork that bypasses libc. A child's own token is another word, so an inherited
+//! one stays 0 for good. The lock is held across `fork` by handlers (`pthread_atfork(3)`), so a child never inherits
+//! it locked by a thread that it does not have.
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::{Mutex, MutexGuard};
 
-static LAST: AtomicU64 = AtomicU64::new(0);
-static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+/// The token of this process; or, until it is asked for, of an ancestor.
+static TOKEN: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 #[cfg(not(loom))]
 static EXCLUSIVE: Mutex<()> = Mutex::new(());
 #[cfg(loom)]
@@ -28,72 +29,82 @@ thread_local! {
 /// A number that differs between a process and each process forked from it. Never 0.
 #[inline]
 pub(crate) fn generation() -> u64 {
-    let page = PAGE.load(Ordering::Acquire);
-    if page.is_null() {
-        return begin();
-    }
-    // SAFETY: a non-null PAGE points to a page that is mapped for the life of the process (see `begin`).
-    let word = unsafe { &*page };
-    match word.load(Ordering::Relaxed) {
-        0 => renew(word),
-        generation => generation,
+    // No token is ever given up, so no address comes twice.
+    std::ptr::from_ref(token()).addr() as u64
+}
+
+/// The token of this process.
+#[inline]
+fn token() -> &'static AtomicU64 {
+    let last = TOKEN.load(Ordering::Acquire);
+    // SAFETY: a non-null TOKEN points into memory that is there for the life of the process (see `wiped_page`).
+    match unsafe { last.as_ref() } {
+        Some(token) if token.load(Ordering::Relaxed) != 0 => token,
+        _ => next_token(last),
     }
 }
 
 /// Tells, for one load, whether this still is the process that made it.
 #[derive(Debug)]
 pub(crate) struct Born {
-    generation: u64,
-    word: &'static AtomicU64,
+    token: &'static AtomicU64,
 }
 
 impl Born {
     pub(crate) fn now() -> Self {
-        let generation = generation();
-        // SAFETY: as in `generation`, which has made it by now.
-        let word = unsafe { &*PAGE.load(Ordering::Acquire) };
-        Born { generation, word }
+        Born { token: token() }
     }
 
     #[inline(always)]
     pub(crate) fn is_of_this_process(&self) -> bool {
-        // A word that reads zero has been emptied by a fork since.
-        self.word.load(Ordering::Relaxed) == self.generation
+        // One that reads zero has been emptied by a fork since.
+        self.token.load(Ordering::Relaxed) != 0
     }
 }
 
-/// The page reads as zero: this is the first call ever, or the first one since a fork.
+/// How many tokens there are in a page: one for each process along a line of forks. Who comes after them takes another page.
+/// (The test forks more often than this.)
+const TOKENS: usize = if cfg!(test) { 4 } else { 512 };
+
+/// This is the first call ever, or the first one since a fork, and `last` the token of nobody or of an ancestor.
+///
+/// Not a `Once`: a child forked while another thread is inside one waits for that thread for ever. Several threads may do this at a
+/// time; the handlers may then be there twice, which does no harm.
 #[cold]
-fn renew(word: &AtomicU64) -> u64 {
-    let next = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-    match word.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => next,
-        Err(other_thread) => other_thread,
+fn next_token(last: *mut AtomicU64) -> &'static AtomicU64 {
+    if last.is_null() {
+        #[cfg(not(any(loom, miri)))]
+        // SAFETY: the handlers are `extern "C"` functions that live as long as the program, touch only the lock above and the token, and
+        // do not unwind.
+        unsafe {
+            nix::libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child));
+        }
+    }
+    let is_page_full = || (last.addr() / size_of::<AtomicU64>() + 1).is_multiple_of(TOKENS);
+    let next = match last.is_null() || is_page_full() {
+        // Who comes second leaves his page unused.
+        true => wiped_page(),
+        // Nobody in the line of forks up to here has used it.
+        false => last.wrapping_add(1),
+    };
+    // SAFETY: the first of a page, or one that `last` has behind it in its page.
+    let token = unsafe { &*next };
+    token.store(1, Ordering::Relaxed);
+    match TOKEN.compare_exchange(last, next, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => token,
+        // SAFETY: another thread of this process was here, and as in `token`.
+        Err(other) => unsafe { &*other },
     }
 }
 
-/// The first call ever. Not a `Once`: a child forked while another thread is inside one waits for that thread for ever.
-/// Several threads may do this at a time; the handlers may then be there twice, which does no harm.
-#[cold]
-fn begin() -> u64 {
-    #[cfg(not(any(loom, miri)))]
-    // SAFETY: the handlers are `extern "C"` functions that live as long as the program, touch only the lock above, and
-    // do not unwind.
-    unsafe {
-        nix::libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child));
-    }
-    // Who comes second leaves his page unused.
-    let _ = PAGE.compare_exchange(std::ptr::null_mut(), wiped_page(), Ordering::AcqRel, Ordering::Acquire);
-    generation()
-}
-
-/// A word in a page of its own that reads zero in a forked child. Where the advice is refused (kernels before 4.14) or
-/// cannot be given (Miri), the word is ordinary memory, and only the `after_fork` handler notices a fork.
+/// A page of [`TOKENS`] words, at a multiple of its length, that read zero in a forked child. Never given back. Where the advice is
+/// refused (kernels before 4.14) or cannot be given (Miri), it is ordinary memory, and only the `after_fork` handler notices a
+/// fork.
 fn wiped_page() -> *mut AtomicU64 {
     #[cfg(not(any(loom, miri)))]
     {
         use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
-        let len = std::num::NonZeroUsize::new(4096).expect("4096 is not zero");
+        let len = std::num::NonZeroUsize::new(size_of::<Page>()).expect("a page has some bytes");
         // SAFETY: a fresh private mapping at an address of the kernel's choice, never unmapped.
         let page = unsafe {
             mmap_anonymous(
@@ -109,8 +120,11 @@ fn wiped_page() -> *mut AtomicU64 {
             return page.as_ptr().cast();
         }
     }
-    Box::into_raw(Box::new(AtomicU64::new(0)))
+    Box::into_raw(Box::new(Page([const { AtomicU64::new(0) }; TOKENS]))).cast()
 }
+
+#[repr(align(4096))]
+struct Page(#[expect(dead_code, reason = "reached by its address")] [AtomicU64; TOKENS]);
 
 /// Locks what a process may do only one at a time: opening segments, taking and leaving slots, burying the dead.
 /// Never held while waiting for another process.
@@ -215,10 +229,10 @@ extern "C" fn before_fork() {
 /// Runs in the child. The page is empty already, unless the system refused to empty it.
 #[cfg(not(any(loom, miri)))]
 extern "C" fn after_fork_in_child() {
-    let page = PAGE.load(Ordering::Relaxed);
-    if !page.is_null() {
-        // SAFETY: as in `generation`.
-        unsafe { &*page }.store(0, Ordering::Relaxed);
+    let token = TOKEN.load(Ordering::Relaxed);
+    if !token.is_null() {
+        // SAFETY: as in `token`.
+        unsafe { &*token }.store(0, Ordering::Relaxed);
     }
     after_fork();
 }
@@ -286,5 +300,41 @@ mod tests {
         }
         stop.store(true, Ordering::Relaxed);
         busy.join().unwrap();
+    }
+
+    #[test]
+    fn no_descendant_is_taken_for_an_ancestor_however_deep() {
+        let (mut generations, mut births) = (vec![generation()], vec![Born::now()]);
+        let deepest = 3 * TOKENS;
+        // Each child goes on where its parent stands, who waits: over several pages of tokens.
+        for depth in 0..=deepest {
+            // SAFETY: the child only allocates, calls this module, and leaves by `_exit`.
+            match unsafe { nix::unistd::fork() }.unwrap() {
+                nix::unistd::ForkResult::Child => {
+                    // SAFETY: plain system call.
+                    unsafe { nix::libc::alarm(20) };
+                    let mine = generation();
+                    let is_new = !generations.contains(&mine) && !births.iter().any(Born::is_of_this_process);
+                    births.push(Born::now());
+                    generations.push(mine);
+                    let is_well = is_new && births[depth + 1].is_of_this_process();
+                    if !is_well || depth == deepest {
+                        // SAFETY: plain system call.
+                        unsafe { nix::libc::_exit(i32::from(!is_well)) }
+                    }
+                }
+                nix::unistd::ForkResult::Parent { child } => {
+                    let status = nix::sys::wait::waitpid(child, None).unwrap();
+                    let is_well =
+                        status == nix::sys::wait::WaitStatus::Exited(child, 0) && births[depth].is_of_this_process();
+                    if depth > 0 {
+                        // SAFETY: plain system call.
+                        unsafe { nix::libc::_exit(i32::from(!is_well)) }
+                    }
+                    assert!(is_well);
+                    return;
+                }
+            }
+        }
     }
 }
