@@ -50,19 +50,17 @@ pub const CONTROL_WORDS: [(&str, usize); 17] = [
 ];
 
 /// Every word of a slot, with its offset in it. (Names and texts: the first word.)
-pub const SLOT_WORDS: [(&str, usize); 21] = [
+pub const SLOT_WORDS: [(&str, usize); 19] = [
     ("cursor", 0),
     ("popped", 8),
     ("popped bytes", 16),
     ("screened", 24),
     ("missed", 32),
-    ("busy", 64),
-    ("frontier", 72),
-    ("sequence", 80),
-    ("appended", 88),
-    ("appended bytes", 96),
-    ("refused", 104),
-    ("reservation", 112),
+    ("frontier", 64),
+    ("appended", 72),
+    ("appended bytes", 80),
+    ("refused", 88),
+    ("reservation", 96),
     ("state", 128),
     ("pid", 136),
     ("start time", 144),
@@ -202,7 +200,7 @@ impl Bare {
         let tag = (position / GRANULE) & ((1 << 28) - 1);
         let at = self.record(position);
         self.set(at + 8, origin);
-        self.set(at, body_len & 0xffff_ffff | tag << 32 | state << 60);
+        self.set(at, body_len & 0xffff_ffff | (state & 0xf) << 32 | tag << 36);
     }
 
     /// Falsifies something, as `from` says.

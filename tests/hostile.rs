@@ -377,7 +377,7 @@ fn an_oldest_record_at_no_records_beginning_is_corrupt() {
 #[test]
 fn a_frontier_that_its_keeper_did_not_note_ends_in_an_answer() {
     let _watchdog = patient();
-    const FRONTIER: usize = SLOTS + 72;
+    const FRONTIER: usize = SLOTS + 64;
     let wrongs = |noted: u64, capacity: u64| {
         let near = [1, 7, GRANULE, capacity / 16, capacity / 2, capacity - GRANULE, capacity];
         let around = near

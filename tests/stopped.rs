@@ -153,6 +153,11 @@ fn a_writer_stopped_anywhere_in_an_append_is_robbed_of_nothing() {
 }
 
 #[test]
+fn a_keeper_stopped_anywhere_in_an_append_delays_nobody_past_their_timers_and_goes_on() {
+    stopped_anywhere_in("append by the claim's keeper");
+}
+
+#[test]
 fn a_writer_stopped_anywhere_in_a_batch_is_robbed_of_nothing() {
     stopped_anywhere_in("append a batch of three");
 }

@@ -348,3 +348,74 @@ fn the_largest_message_passes_again_and_again() {
         }
     });
 }
+
+/// Laps of a ring in which steps are made ready as a whole, beside everything else that moves the frontier.
+#[test]
+fn records_of_all_ways_to_append_come_out_whole_lap_after_lap() {
+    for single_writer in [true, false] {
+        let options = Queue::options().capacity(64 << 10).single_writer(single_writer);
+        over_every_backing(&options, |queue| {
+            let mut reader = queue.reader().unwrap();
+            let mut writer = queue.writer("w").unwrap();
+            let mut other = (!single_writer).then(|| queue.writer("other").unwrap());
+            let (mut sent, mut taken) = (std::collections::VecDeque::new(), 0);
+            let mut positions = std::collections::VecDeque::new();
+            let body = |number: usize, len: usize| -> Vec<u8> { (0..len).map(|at| (at * 31 + number) as u8).collect() };
+            for number in 0..30_000_usize {
+                let len = (number * number) % 97 * [1, 1, 1, 1, 3, 9][number % 6];
+                let bytes = body(number, len);
+                match number % 193 {
+                    7 => {
+                        let bodies = [bytes, body(number + 1, 5), body(number + 2, 600)];
+                        writer
+                            .append_all(bodies.iter().map(|body| ("batch", &body[..])), Wait::Never)
+                            .unwrap();
+                        sent.extend(bodies.map(|body| (body, "batch")));
+                    }
+                    31 => {
+                        let mut place = writer.reserve("kept", len + 200, Wait::Never).unwrap();
+                        place.write_at(0, &bytes);
+                        place.commit_first(len).unwrap();
+                        sent.push_back((bytes, "kept"));
+                    }
+                    57 => writer.reserve("aborted", len, Wait::Never).unwrap().abort(),
+                    101 if other.is_some() => {
+                        let other = other.as_mut().unwrap();
+                        other.append("o", &bytes, Wait::Never).unwrap();
+                        sent.push_back((bytes, "o"));
+                    }
+                    _ => {
+                        positions.push_back(writer.append("", &bytes, Wait::Never).unwrap());
+                        sent.push_back((bytes, ""));
+                    }
+                }
+                while sent.len() > number % 5 {
+                    let message = reader.pop(Wait::Never).unwrap().unwrap();
+                    let (body, kind) = sent.pop_front().unwrap();
+                    assert_eq!((message.body(), message.kind()), (&body[..], kind), "number {taken}");
+                    if kind.is_empty() {
+                        assert_eq!(Some(message.position()), positions.pop_front());
+                    }
+                    assert!(message.sequence() >= taken, "{} after {taken}", message.sequence());
+                    taken = message.sequence() + 1;
+                }
+                if sent.is_empty() {
+                    // What the last lap left behind the frontier is nothing now.
+                    assert!(reader.pop(Wait::Never).unwrap().is_none());
+                }
+            }
+            while !sent.is_empty() {
+                assert_eq!(
+                    reader.pop(Wait::Never).unwrap().unwrap().body(),
+                    sent.pop_front().unwrap().0
+                );
+            }
+            assert!(reader.pop(Wait::Never).unwrap().is_none());
+            let info = |id| queue.members().into_iter().find(|member| member.id == id).unwrap();
+            let aborted = (0..30_000).filter(|number| number % 193 == 57).count() as u64;
+            let others = other.as_ref().map_or(0, |other| info(other.id()).appended);
+            assert_eq!(info(writer.id()).appended + others + aborted, queue.stats().appended);
+            assert!(queue.stats().position > 20 * (64 << 10));
+        });
+    }
+}

@@ -8,7 +8,7 @@ use super::screen::{Outline, Screen, Verdict};
 use crate::error::{Error, Result};
 use crate::ring::Ring;
 use crate::ring::members::{Beginning, Membership};
-use crate::ring::read::{Found, Look};
+use crate::ring::read::{AtHand, Found, Look};
 use crate::ring::record::Origin;
 use crate::ring::sleep::ANY_KIND;
 use crate::sys::atomic::{AtomicU64, Ordering, fence, spin_hint};
@@ -161,7 +161,11 @@ impl Inbox {
     /// Finds out what there is to be thought of at a pop. After each change of that.
     fn take_stock(&mut self) {
         let is_applied = self.screen.edition() == self.applied;
-        let is_plain = is_applied && !self.is_racing && self.home.is_empty() && !self.screen.looks_at_names();
+        let is_plain = is_applied
+            && !self.is_racing
+            && self.home.is_empty()
+            && !self.screen.looks_at_names()
+            && !self.ring.segment.geometry.timestamps;
         let member = self.membership.as_ref().filter(|_| is_plain);
         self.plain_edition = member.map_or(NO_EDITION, |_| self.screen.edition());
         let passed_over = member.filter(|_| !self.screen.hears_own());
@@ -188,28 +192,27 @@ impl Inbox {
     /// The next message, in this inbox's own buffer.
     #[inline(always)]
     pub(super) fn pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
-        if let Some(found) = self.at_hand()
-            && self.take(&found, None)
-        {
-            return Ok(Some(Message::new(
-                Cow::Borrowed(self.buffer.filled(found.words())),
-                found,
-            )));
-        }
-        self.pop_closer(wait)
+        let mut has_looked = false;
+        let at_hand = loop {
+            if let Some(at_hand) = self.plain().next(&self.membership) {
+                break at_hand;
+            }
+            if has_looked || !self.is_soon_at_hand(wait) {
+                return self.pop_closer(wait);
+            }
+            has_looked = true;
+        };
+        let found = at_hand.found;
+        // Before it is taken, which can only fail for who has been evicted: there are not registers enough to do it afterwards.
+        (self.position, self.sequence) = found.behind();
+        let words = self.buffer.get(found.words());
+        at_hand.take(words)?;
+        Ok(Some(Message::new(Cow::Borrowed(words), found)))
     }
 
     /// The same where there is more to be thought of, or to be waited for.
     #[inline(never)]
     fn pop_closer(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
-        if let Some(found) = self.soon_at_hand(wait)
-            && self.take(&found, None)
-        {
-            return Ok(Some(Message::new(
-                Cow::Borrowed(self.buffer.filled(found.words())),
-                found,
-            )));
-        }
         let mut buffer = std::mem::take(&mut self.buffer);
         let taken = self.take_next(&mut buffer, wait);
         self.buffer = buffer;
@@ -219,40 +222,43 @@ impl Inbox {
     /// The next message, in the caller's buffer.
     #[inline(always)]
     pub(super) fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
-        if let Some(found) = self.at_hand()
-            && self.take(&found, Some(buffer))
-        {
-            return Ok(Some(Message::new(Cow::Borrowed(buffer.filled(found.words())), found)));
-        }
-        self.pop_into_closer(buffer, wait)
+        let mut has_looked = false;
+        let at_hand = loop {
+            if let Some(at_hand) = self.plain().next(&self.membership) {
+                break at_hand;
+            }
+            if has_looked || !self.is_soon_at_hand(wait) {
+                return self.pop_into_closer(buffer, wait);
+            }
+            has_looked = true;
+        };
+        let found = at_hand.found;
+        // Before it is taken, which can only fail for who has been evicted: there are not registers enough to do it afterwards.
+        (self.position, self.sequence) = found.behind();
+        let words = buffer.get(found.words());
+        at_hand.take(words)?;
+        Ok(Some(Message::new(Cow::Borrowed(words), found)))
     }
 
     /// As [`Inbox::pop_closer`].
     #[inline(never)]
     fn pop_into_closer<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
-        if let Some(found) = self.soon_at_hand(wait)
-            && self.take(&found, Some(buffer))
-        {
-            return Ok(Some(Message::new(Cow::Borrowed(buffer.filled(found.words())), found)));
-        }
         Ok(self.take_next(buffer, wait)?.map(|taken| taken.into_message(buffer)))
     }
 
-    /// The next message of the ring, if nothing but taking it is to be done: nothing was brought home, nothing is to be passed
-    /// over, nobody overtakes.
     #[inline(always)]
-    fn at_hand(&self) -> Option<Found> {
-        if self.screen.edition() != self.plain_edition {
-            return None;
+    fn plain(&self) -> Plain {
+        Plain {
+            is_so: self.screen.edition() == self.plain_edition,
+            position: self.position,
+            passed_over: self.passed_over,
         }
-        let found = self.membership.as_ref()?.message_at_hand(self.position)?;
-        (!found.origin.is_of_member(self.passed_over)).then_some(found)
     }
 
-    /// [`Inbox::at_hand`] within a moment, for a reader of answers that come one by one: the way from a look that sees it to the caller is
-    /// shorter from here than from any longer wait.
-    #[inline(always)]
-    fn soon_at_hand(&mut self, wait: Wait) -> Option<Found> {
+    /// Whether, within a moment, there is a message that only has to be taken: for a reader of answers that come one by one. The way
+    /// from a look that sees it to the caller is shorter from here than from any longer wait.
+    #[inline(never)]
+    fn is_soon_at_hand(&mut self, wait: Wait) -> bool {
         let may_wait = match wait {
             Wait::For(time) => !time.is_zero(),
             Wait::Forever => true,
@@ -261,51 +267,37 @@ impl Inbox {
         };
         let is_stream = self.sequence.wrapping_sub(self.caught_up) >= STREAM;
         if !may_wait || is_stream || self.spin.is_zero() || !spinning_helps() {
-            return None;
+            return false;
         }
         if self.screen.edition() != self.plain_edition {
-            return None;
+            return false;
         }
         for _ in 0..MOMENT_LOOKS {
-            let me = self.membership.as_ref()?;
+            let Some(me) = &self.membership else { return false };
             if me.is_empty_at(self.position) {
                 continue;
             }
-            let found = me.message_at_hand(self.position)?;
+            let Some(AtHand { found, .. }) = me.at_hand(self.position) else {
+                return false;
+            };
             if !found.origin.is_of_member(self.passed_over) {
                 self.caught_up = self.sequence;
                 self.look_away = LOOK_AWAY.0;
-                return Some(found);
+                return true;
             }
             self.pass_over(&found);
         }
-        None
+        false
     }
 
-    /// [`Inbox::at_hand`] for a reader that has a screen.
+    /// The next message of the ring, if nobody overtakes this reader, nothing was brought home, and its screen lets it through.
     #[inline]
     fn at_hand_if_wanted(&mut self) -> Option<Found> {
         if self.is_racing || self.screen.edition() != self.applied || !self.home.is_empty() {
             return None;
         }
-        let found = self.membership.as_ref()?.message_at_hand(self.position)?;
+        let found = self.ring.message_at(self.position)?;
         self.is_wanted(&found).then_some(found)
-    }
-
-    /// Takes a message that is at hand out of the queue, into this inbox's own buffer unless there is another one, if the cursor has protected it
-    /// until it was copied.
-    #[inline(always)]
-    fn take(&mut self, found: &Found, buffer: Option<&mut Buffer>) -> bool {
-        let Some(me) = &self.membership else { return false };
-        me.copy_at_hand(found, buffer.unwrap_or(&mut self.buffer).get(found.words()));
-        // The reads before it must not be delayed past the look at the slot: an evicted cursor protects nothing.
-        fence(Ordering::Acquire);
-        let is_mine = me.is_active();
-        if is_mine {
-            me.take(found);
-            self.go_past(found);
-        }
-        is_mine
     }
 
     /// Goes past messages that are not wanted, up to one that is, or to something that is to be looked at more closely, or for half a ring.
@@ -599,8 +591,11 @@ impl Inbox {
     #[inline]
     fn take_next(&mut self, buffer: &mut Buffer, wait: Wait) -> Result<Option<Taken>> {
         if let Some(found) = self.at_hand_if_wanted()
-            && self.take(&found, Some(buffer))
+            && let Some(me) = &self.membership
         {
+            me.check_process()?;
+            me.here(found).take(buffer.get(found.words()))?;
+            self.go_past(&found);
             return Ok(Some(Taken::InBuffer(found)));
         }
         loop {
@@ -653,8 +648,7 @@ impl Inbox {
 
     #[inline(always)]
     fn go_past(&mut self, found: &Found) {
-        self.position = found.end;
-        self.sequence = found.sequence.wrapping_add(1);
+        (self.position, self.sequence) = found.behind();
     }
 
     #[inline]
@@ -717,8 +711,9 @@ impl Inbox {
         let message = self.home.pop_front()?;
         self.home_bytes -= message.size_in_ring();
         self.take_stock();
-        self.count(|line| &line.popped, 1);
-        self.count(|line| &line.popped_bytes, message.body().len() as u64);
+        if let Some(membership) = &self.membership {
+            membership.line().cursor.popped.add(1, message.body().len() as u64);
+        }
         Some(message)
     }
 
@@ -782,6 +777,25 @@ impl Inbox {
             bell.sleep(rung, deadline.cap(slice), EVERY_BIT);
             slice = (slice * 2).min(longest);
         }
+    }
+}
+
+/// What decides whether the next message of the ring only has to be taken: nothing was brought home, nothing is to be passed over but
+/// the member's own, nobody overtakes, no time is to be read.
+struct Plain {
+    is_so: bool,
+    position: u64,
+    passed_over: Origin,
+}
+
+impl Plain {
+    #[inline(always)]
+    fn next(self, membership: &Option<Arc<Membership>>) -> Option<AtHand<'_>> {
+        if !self.is_so {
+            return None;
+        }
+        let at_hand = membership.as_ref()?.at_hand(self.position)?;
+        (!at_hand.found.origin.is_of_member(self.passed_over)).then_some(at_hand)
     }
 }
 

@@ -34,7 +34,8 @@ impl std::fmt::Display for MemberId {
     }
 }
 
-/// One member, as it was when asked. Counters are the member's own and may be a moment behind.
+/// One member, as it was when asked. Counters are the member's own and may be a moment behind, or one message ahead of
+/// an append that is going on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberInfo {
@@ -109,10 +110,10 @@ fn describe(ring: &Ring, seen: Seen) -> MemberInfo {
         is_evicted: seen.state.stage == Stage::Evicted,
         joined: SystemTime::UNIX_EPOCH + Duration::from_nanos(seen.joined),
         lag: seen.lag,
-        appended: line.appended.load(Ordering::Relaxed),
-        appended_bytes: line.appended_bytes.load(Ordering::Relaxed),
-        popped: line.popped.load(Ordering::Relaxed),
-        popped_bytes: line.popped_bytes.load(Ordering::Relaxed),
+        appended: line.appended.messages.load(Ordering::Relaxed),
+        appended_bytes: line.appended.bytes.load(Ordering::Relaxed),
+        popped: line.popped.messages.load(Ordering::Relaxed),
+        popped_bytes: line.popped.bytes.load(Ordering::Relaxed),
         screened: line.screened.load(Ordering::Relaxed),
         missed: line.missed.load(Ordering::Relaxed),
         refused: line.refused.load(Ordering::Relaxed),

@@ -175,12 +175,6 @@ impl Buffer {
         &mut self.words[..words]
     }
 
-    /// The same words, which were there just now.
-    #[inline(always)]
-    pub(super) fn filled(&self, words: usize) -> &[u64] {
-        &self.words[..words]
-    }
-
     #[cold]
     #[inline(never)]
     fn grow(&mut self, words: usize) {

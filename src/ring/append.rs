@@ -1,9 +1,10 @@
 //! Appending: one record, or a batch that appears at once.
 
 use super::Ring;
-use super::claim::Claim;
-use super::keep::Begun;
+use super::claim::{Claim, begin_if_kept};
+use super::keep::{Begun, UpTo};
 use super::members::Membership;
+use super::names::Shape;
 use super::record::{self, HEAD, Head, ORIGIN, SEQUENCE, TIME};
 use super::room::Short;
 use crate::error::{Error, Result};
@@ -94,58 +95,110 @@ impl Membership {
             return None;
         }
         match body.len() < self.short_below {
-            true => self.append_at_once::<false>(body),
-            false => self.append_at_once::<true>(body),
+            true => self.append_short(body),
+            false => self.append_long(body),
         }
     }
 
-    /// Appends one message, whose names are known, if nothing is in the way: the claim is kept, there is room, nobody sleeps.
+    /// Appends one message, whose names are known and whose body is below `short_below`, if nothing is in the way: the claim is kept, there
+    /// is room, nobody sleeps.
     ///
-    /// This is the path of a busy writer, and what counts in it is how often its stores change from one cache line to another. Those of the
-    /// ring have to come from the reader's processor. The writer's asks for several at a time, but looks ahead only over so many
-    /// changes of line among the stores that wait. So the record is written from its end to its beginning; what
-    /// the writer stores for itself is in one other line; and as little as can be is on the stack, with no calls that come
-    /// back (unless it `MAY_CALL`, for a large body or the time; and every few messages, to store to the lines of the next ones).
+    /// This is the path of a busy writer. What counts in it is how often it loads and stores, and how often the stores change from one
+    /// cache line to another: those of the ring have to come from the reader's processor. The writer's asks for several at a
+    /// time, but looks ahead only over so many changes of line among the stores that wait. So the record is written from its
+    /// end to its beginning; what the writer stores for itself is in one other line; what can be stored for several records
+    /// at a time is ([`Membership::make_ready`]); and nothing is on the stack but a return address: no more values are held at a time than
+    /// there are registers to spare, and no calls come back.
     /// docs/performance.md has the figures.
     #[inline(never)]
-    fn append_at_once<const MAY_CALL: bool>(&self, body: &[u8]) -> Option<u64> {
-        let body_offset = self.names.body_offset();
-        let size = record::size_from(body_offset, body.len() as u64);
-        // A short one always fits. `begin_kept` would see the rest, but for a falsified frontier.
+    fn append_short(&self, body: &[u8]) -> Option<u64> {
+        // A short one always fits. `is_clear` would see the rest, but for a falsified frontier.
         const {
             assert!(
                 RECORD_HEADER as usize + MAX_SENDER + MAX_KIND + LARGE + 2 * GRANULE as usize <= MIN_CAPACITY as usize
             )
         };
-        let is_too_long = body.len() > u32::MAX as usize || size > self.lane().max_record();
-        if !self.is_of_this_process() || MAY_CALL && is_too_long {
+        let kept = self.kept();
+        if kept.bits() == 0 || !self.is_of_this_process() {
             return None;
         }
-        let begun = match MAY_CALL {
-            true => self.begin_kept(size, self.names.bits(), || self.light.fence()),
-            // `short_below` says that it is enough.
-            false => self.begin_kept(size, self.names.bits(), || compiler_fence(Ordering::SeqCst)),
+        let fence = || self.light_fence();
+        let slot = self.line();
+        let Some(position) = begin_if_kept(&self.control().claim, kept, &slot.cursor.frontier, fence) else {
+            return self.append_long(body);
         };
-        let Begun { position, next } = begun?;
-        // No mark: `begin_kept` goes no further than to the next one.
-        let (spot, frontier) = (self.at(position), self.at(next));
-        prepare_frontier(frontier, self.count_kept(1));
-        match MAY_CALL {
-            true => spot.copy_in(body_offset, body),
-            // SAFETY: the offset of a spot is below the capacity, the data part is twice as long, and this is shorter than the
-            // smallest ring.
-            false => unsafe { spot.copy_small_in(body_offset, body) },
+        let shape = self.names.shape();
+        let size = record::size_from(shape.body_offset(), body.len() as u64);
+        let next = position.wrapping_add(size);
+        if !self.is_clear(slot, next, UpTo::Ready, shape.bits()) {
+            return self.rest_and_append_long(position, body);
         }
-        self.write_names(spot, if MAY_CALL { self.time() } else { 0 });
+        // Its head is 0 already, and nothing is made ready beyond where the next of the ring's marks is due.
+        let sequence = self
+            .keeping
+            .number_behind(slot.cursor.appended.add(1, body.len() as u64));
+        self.at(next).word(SEQUENCE).store(sequence, Ordering::Relaxed);
+        let spot = self.at(position).settled();
+        // SAFETY: the offset of a spot is below the capacity, the data part is twice as long, and this is shorter than the
+        // smallest ring.
+        unsafe { spot.copy_small_in(shape.body_offset(), body) };
+        // Asked for again, as the slot below: there are registers for all the rest, but not for these.
+        self.write_names(spot, self.names.shape());
         publish_prepared(spot, position, Head::of_message(body.len() as u32));
-        self.count(1, body.len() as u64);
-        match MAY_CALL {
-            true => {
-                self.ring.ring_again(self.names.bits());
-                self.end_kept_after_a_while(next);
-            }
-            false => self.end_kept(next),
+        #[cfg(all(test, loom))]
+        super::models::count_short();
+        if self.keeping.is_low(next) {
+            return self.make_ready_and_end(position, next);
         }
+        // Release: pairs with the Acquire in `is_busy` and `frontier_of`.
+        self.line().cursor.frontier.store(next, Ordering::Release);
+        Some(position)
+    }
+
+    /// [`Light::fence`](crate::sys::barrier::Light::fence) for who has asked `short_below`, which says that the compiler's is enough.
+    #[inline(always)]
+    fn light_fence(&self) {
+        match cfg!(any(loom, miri)) {
+            true => self.light.fence(),
+            false => compiler_fence(Ordering::SeqCst),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rest_and_append_long(&self, frontier: u64, body: &[u8]) -> Option<u64> {
+        self.rest(frontier);
+        self.append_long(body)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_ready_and_end(&self, position: u64, next: u64) -> Option<u64> {
+        self.make_ready(next, next.wrapping_sub(position));
+        // Release: as in `append_short`.
+        self.line().cursor.frontier.store(next, Ordering::Release);
+        // Were it seen to be just this, the compiler would make of a jump to here a call that comes back.
+        std::hint::black_box(Some(position))
+    }
+
+    /// The same for any body, or where less is ready.
+    #[inline(never)]
+    fn append_long(&self, body: &[u8]) -> Option<u64> {
+        let shape = self.names.shape();
+        let size = record::size_from(shape.body_offset(), body.len() as u64);
+        let is_too_long = body.len() > u32::MAX as usize || size > self.lane().max_record();
+        if is_too_long || !self.is_of_this_process() {
+            return None;
+        }
+        let Begun { position, next } = self.begin_kept(size, shape.bits(), || self.light.fence())?;
+        let spot = self.at(position);
+        prepare_frontier(self.at(next), self.count_kept(1, body.len() as u64));
+        spot.copy_in(shape.body_offset(), body);
+        spot.word(TIME).store(self.time(), Ordering::Relaxed);
+        self.write_names(spot, shape);
+        publish_prepared(spot, position, Head::of_message(body.len() as u32));
+        self.ring.ring_again(shape.bits());
+        self.end_kept(next, size);
         Some(position)
     }
 
@@ -175,10 +228,10 @@ impl Membership {
         let next = position.wrapping_add(size);
         ring.publish(position, next, sequence.wrapping_add(1), draft.head());
         // `write` has made the names those of this kind.
-        ring.ring_again(self.names.bits());
+        ring.ring_again(self.names.shape().bits());
     }
 
-    /// Appends all of `drafts`, next to each other and visible at once, if nothing is in the way, as [`Membership::append_at_once`].
+    /// Appends all of `drafts`, next to each other and visible at once, if nothing is in the way, as [`Membership::append_short`].
     /// `false`: nothing was done. There is at least one.
     fn append_all_at_once(&self, drafts: &[Draft<'_>]) -> bool {
         let is_short = |draft: &Draft<'_>| draft.body.len() < self.short_below && draft.kind.len() <= MAX_KIND;
@@ -188,34 +241,33 @@ impl Membership {
         // None is longer than the smallest ring, so there are not as many as would overflow this.
         let size_of = |draft: &Draft<'_>| record::size(self.names_len(draft.kind), draft.body.len() as u64);
         let total = drafts.iter().map(size_of).sum();
-        let Some(Begun { position, next }) = self.begin_kept(total, EVERY_BIT, || compiler_fence(Ordering::SeqCst))
-        else {
+        let fence = || self.light_fence();
+        let Some(Begun { position, next }) = self.begin_kept(total, EVERY_BIT, fence) else {
             return false;
         };
         // From the beginning to the end: between them nothing of the writer's own is stored to.
-        let sequence = self.count_kept(drafts.len() as u64);
+        let bytes = drafts.iter().map(|draft| draft.body.len() as u64).sum();
+        let sequence = self.count_kept(drafts.len() as u64, bytes);
         prepare_frontier(self.at(next), sequence);
-        let (mut at, mut bytes) = (position, 0);
+        let mut at = position;
         for (draft, left) in drafts.iter().zip((0..drafts.len() as u64).rev()) {
             let spot = self.at(at);
             self.names.become_of(draft.kind, &self.ring);
-            let body_offset = self.names.body_offset();
+            let shape = self.names.shape();
             if at != position {
                 // Nobody can come here before the first head is published.
                 spot.word(HEAD).store(draft.head().bits(at), Ordering::Relaxed);
                 spot.word(SEQUENCE)
                     .store(sequence.wrapping_sub(left + 1), Ordering::Relaxed);
             }
-            self.write_names(spot, 0);
-            // SAFETY: as in `append_at_once`.
-            unsafe { spot.copy_small_in(body_offset, draft.body) };
-            at = at.wrapping_add(record::size_from(body_offset, draft.body.len() as u64));
-            bytes += draft.body.len() as u64;
+            self.write_names(spot, shape);
+            // SAFETY: as in `append_short`.
+            unsafe { spot.copy_small_in(shape.body_offset(), draft.body) };
+            at = at.wrapping_add(record::size_from(shape.body_offset(), draft.body.len() as u64));
         }
         publish_prepared(self.at(position), position, drafts[0].head());
-        self.count(drafts.len() as u64, bytes);
         self.ring.ring_again_for(drafts.iter().map(|draft| draft.kind));
-        self.end_kept_after_a_while(next);
+        self.end_kept(next, 0);
         true
     }
 
@@ -328,7 +380,7 @@ impl Membership {
     #[inline]
     fn write(&self, spot: Spot<'_>, time: u64, draft: Draft<'_>) {
         self.write_origin(spot, time, draft.kind);
-        spot.copy_in(self.names.body_offset(), draft.body);
+        spot.copy_in(self.names.shape().body_offset(), draft.body);
     }
 
     /// Writes origin, time, sender and kind of a record.
@@ -336,15 +388,15 @@ impl Membership {
     pub(super) fn write_origin(&self, spot: Spot<'_>, time: u64, kind: &[u8]) {
         let fits = self.names.become_of(kind, &self.ring);
         debug_assert!(fits, "`size_of` was asked first");
-        self.write_names(spot, time);
+        spot.word(TIME).store(time, Ordering::Relaxed);
+        self.write_names(spot, self.names.shape());
     }
 
-    /// The same, of the kind that the names are of.
+    /// The same without the time, of the kind that the names are of.
     #[inline(always)]
-    fn write_names(&self, spot: Spot<'_>, time: u64) {
+    fn write_names(&self, spot: Spot<'_>, shape: Shape) {
         spot.word(ORIGIN).store(self.names.origin().bits(), Ordering::Relaxed);
-        spot.word(TIME).store(time, Ordering::Relaxed);
-        self.names.write(spot);
+        self.names.write(spot, shape);
     }
 
     /// The time for a record, if this queue's records carry it.
@@ -355,20 +407,6 @@ impl Membership {
         } else {
             0
         }
-    }
-
-    #[inline(always)]
-    pub(super) fn count(&self, messages: u64, bytes: u64) {
-        let line = &self.line().cursor;
-        // Only this member writes its counters.
-        line.appended.store(
-            line.appended.load(Ordering::Relaxed).wrapping_add(messages),
-            Ordering::Relaxed,
-        );
-        line.appended_bytes.store(
-            line.appended_bytes.load(Ordering::Relaxed).wrapping_add(bytes),
-            Ordering::Relaxed,
-        );
     }
 }
 

@@ -14,11 +14,11 @@
 //!
 //! Two compare-exchanges a message are most of what an append costs, and a writer that nobody contends with needs neither. So
 //! a writer that has been alone for a while *keeps* the claim: the word names it as keeper and nobody as holder, and an
-//! append of the keeper is: set `busy` in its own slot, look whether the word is still as it left it, append, store the new
-//! frontier in its slot, clear `busy`. Plain stores all of them.
+//! append of the keeper is: mark itself as busy in its own slot, look whether the word is still as it left it, append, store the new
+//! frontier in its slot, no longer busy. Plain stores all of them; the frontier and its busy bit are one word.
 //!
 //! Whoever else wants the claim *revokes* it: a compare-exchange puts his slot beside the keeper's as holder, a
-//! [`barrier::heavy`] makes sure that either the keeper sees that or he sees `busy`, and then he waits until the keeper is not
+//! [`barrier::heavy`] makes sure that either the keeper sees that or he sees the busy bit, and then he waits until the keeper is not
 //! busy or is proven dead. The frontier is then as his slot says, or behind the one record (or batch) that the keeper had published and
 //! not yet noted when it died. Being revoked makes a writer slower to keep the claim again, so writers that really contend
 //! soon pass it on plainly.
@@ -26,7 +26,7 @@
 use super::Ring;
 use super::sleep::ROOM_SPIN;
 use crate::error::{Error, Result};
-use crate::segment::layout::{ClaimLine, GRANULE};
+use crate::segment::layout::{BUSY, ClaimLine, GRANULE};
 use crate::segment::presence::Holder;
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::barrier;
@@ -125,19 +125,21 @@ pub(crate) struct Claim<'r> {
     pub(crate) position: u64,
 }
 
-/// Whether `kept` still is the claim word, and so the claim is its keeper's as it left it. Marks him as busy then, in the `busy`
-/// of his slot.
+/// The frontier, if `kept` still is the claim word, and so the claim is its keeper's as it left it. Marks him as busy then, in the
+/// `frontier` of his slot.
 #[inline(always)]
-pub(super) fn is_still_kept(line: &ClaimLine, kept: Word, busy: &AtomicU64, fence: impl FnOnce()) -> bool {
-    busy.store(1, Ordering::Relaxed);
-    // `barrier::Light::fence`. Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees `busy`,
-    // or this one sees the word changed, or the reader's bits.
+pub(super) fn begin_if_kept(line: &ClaimLine, kept: Word, frontier: &AtomicU64, fence: impl FnOnce()) -> Option<u64> {
+    // A falsified one may be no position; it must not leave a busy bit that never goes.
+    let position = frontier.load(Ordering::Relaxed) & !(GRANULE - 1);
+    frontier.store(position | BUSY, Ordering::Relaxed);
+    // `barrier::Light::fence`. Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees the
+    // bit, or this one sees the word changed, or the reader's bits.
     fence();
-    let is_kept = line.word.load(Ordering::Relaxed) == kept.0;
-    if !is_kept {
-        busy.store(0, Ordering::Release);
+    if line.word.load(Ordering::Relaxed) == kept.0 {
+        return Some(position);
     }
-    is_kept
+    frontier.store(position, Ordering::Release);
+    None
 }
 
 /// The first sleep of a contender; each further one is twice as long.
@@ -197,7 +199,7 @@ impl Ring {
                                 return Ok(claim);
                             }
                         }
-                        // SeqCst: before the look at `busy`, as the keeper's store of `busy` is before its look at the word.
+                        // SeqCst: before the look at the keeper's busy bit, as the keeper's store of it is before its look at the word.
                         Some(keeper) => {
                             if u32::from(keeper) >= self.segment.geometry.slots {
                                 return Err(self.corrupt("keeper of the claim", keeper.into()));
@@ -252,8 +254,7 @@ impl Ring {
             // Refused by a sandbox. What the keeper has stored by now is visible long before this ends.
             std::thread::sleep(Duration::from_millis(1));
         }
-        let busy = &self.segment.slot(keeper).cursor.busy;
-        let is_idle = || busy.load(Ordering::Acquire) == 0;
+        let is_idle = || !self.is_busy(keeper);
         let mut slice = FIRST_SLICE;
         let mut has_died = false;
         while !self.spin_on(is_idle, ROOM_SPIN, deadline) {
@@ -280,7 +281,7 @@ impl Ring {
             // The dead one may have cleared bits without ringing. While the claim is taken, so that whoever arms anew only naps.
             self.ring_for_all_regardless();
         }
-        // Acquire of `busy` above: the keeper's last append is visible.
+        // Acquire in `is_busy`: the keeper's last append is visible.
         let position = self.first_empty(self.frontier_of(keeper));
         // Before the word, whose few bits of position will be read relative to this. Only who holds the claim stores here.
         line.base.store(position, Ordering::Relaxed);
@@ -331,12 +332,19 @@ impl Ring {
         }
     }
 
-    /// The keeper has done with an append, or has begun none.
+    /// The keeper has done with an append up to `frontier`, or has begun none from there.
     #[inline(always)]
-    pub(super) fn rest(&self, kept: Word, busy: &AtomicU64) {
-        // Release: pairs with the Acquire in `revoke`.
-        busy.store(0, Ordering::Release);
+    pub(super) fn rest(&self, kept: Word, line: &AtomicU64, frontier: u64) {
+        // Release: pairs with the Acquire in `is_busy` and `frontier_of`.
+        line.store(frontier, Ordering::Release);
         self.wake_revokers(kept);
+    }
+
+    /// Whether the keeper in this slot is in the middle of an append.
+    #[inline]
+    pub(super) fn is_busy(&self, keeper: u16) -> bool {
+        // Acquire: pairs with the Release that ends an append of the keeper.
+        self.segment.slot(keeper).cursor.frontier.load(Ordering::Acquire) & BUSY != 0
     }
 
     /// Somebody may revoke the claim, and nap until the keeper is no longer busy, as it now is. Nothing depends on this look.
@@ -358,8 +366,7 @@ impl Ring {
     /// The member that is in the middle of an append, or about to begin or to end one.
     pub(crate) fn at_work(&self, word: Word) -> Option<u16> {
         let in_range = |slot: &u16| u32::from(*slot) < self.segment.geometry.slots;
-        let is_busy = |keeper: &u16| self.segment.slot(*keeper).cursor.busy.load(Ordering::Acquire) != 0;
-        let busy_keeper = || word.keeper().filter(in_range).filter(is_busy);
+        let busy_keeper = || word.keeper().filter(in_range).filter(|keeper| self.is_busy(*keeper));
         word.holder().filter(in_range).or_else(busy_keeper)
     }
 
@@ -395,10 +402,8 @@ impl Drop for Claim<'_> {
         // Release: pairs with the Acquire in `Ring::frontier`.
         line.base.store(self.position, Ordering::Release);
         if self.is_kept() {
-            let line = &self.ring.segment.slot(self.slot).cursor;
-            // Before `busy`, as in `end_kept`.
-            line.frontier.store(self.position, Ordering::Release);
-            return self.ring.rest(self.word, &line.busy);
+            let frontier = &self.ring.segment.slot(self.slot).cursor.frontier;
+            return self.ring.rest(self.word, frontier, self.position);
         }
         let free = Word::free(self.position);
         // Release: pairs with the Acquire in `try_claim`. A failure means that somebody set the sleepers bit.

@@ -2,11 +2,10 @@
 //!
 //! What others may do about it is in [`claim`](super::claim).
 
-use super::claim::{Claim, Word, is_still_kept};
+use super::claim::{Claim, Word, begin_if_kept};
 use super::members::Membership;
-use super::record::TIME;
 use crate::error::Result;
-use crate::segment::layout::GRANULE;
+use crate::segment::layout::{GRANULE, Slot};
 use crate::sys::atomic::{Ordering, in_total_order};
 use crate::wait::Deadline;
 
@@ -26,15 +25,19 @@ pub(crate) struct Keeping {
     /// anything else. There is room up to there, and the records that begin before it are in one piece between two marks.
     /// Nobody else moves what it was made from.
     clear: LocalCounter,
-    /// The lines up to here have been stored to ahead of time; see [`Membership::keep_ahead`]. (If others have written since, some have to
-    /// come again.)
-    touched: LocalCounter,
+    /// The same for a short record: from behind the frontier up to here, each granule begins with a 0, as a frontier does, and its line
+    /// was this processor's not long ago. See [`Membership::make_ready`].
+    ready: LocalCounter,
+    /// From here on more is to be made ready.
+    low: LocalCounter,
+    /// While it keeps the claim: the number of the record at the frontier, less the messages that this member has appended.
+    numbering: LocalCounter,
 }
 
-/// How many bytes behind the frontier are stored to ahead of time, and how many of these may be left when it is done again: what
-/// most records take.
-const TOUCH_AHEAD: u64 = 512;
-const TOUCH_AT: u64 = 128;
+/// So many bytes behind the frontier are made ready at a time, when so many or fewer are left. More at a time are better for streams and worse for
+/// round trips. (In a model they have to fit between two marks.)
+const READY_STEP: u64 = if cfg!(loom) { 128 } else { 512 };
+const READY_AT: u64 = if cfg!(loom) { 64 } else { 192 };
 
 type LocalCounter = std::sync::atomic::AtomicU64;
 
@@ -51,8 +54,22 @@ impl Keeping {
             alone: LocalCounter::new(0),
             patience: LocalCounter::new(PATIENCE.0),
             clear: LocalCounter::new(0),
-            touched: LocalCounter::new(0),
+            ready: LocalCounter::new(0),
+            low: LocalCounter::new(0),
+            numbering: LocalCounter::new(0),
         }
+    }
+
+    /// The number of the record at the frontier, once the member has appended so many messages.
+    #[inline(always)]
+    pub(super) fn number_behind(&self, appended: u64) -> u64 {
+        appended.wrapping_add(self.numbering.load(Ordering::Relaxed))
+    }
+
+    /// Whether more is to be made ready behind this frontier.
+    #[inline(always)]
+    pub(super) fn is_low(&self, frontier: u64) -> bool {
+        self.low.load(Ordering::Relaxed).wrapping_sub(frontier) as i64 <= 0
     }
 
     /// Keep the claim from the next append on.
@@ -81,19 +98,27 @@ pub(super) struct Begun {
     pub(super) next: u64,
 }
 
+/// Up to where an append with the kept claim may go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum UpTo {
+    /// As far as there is room. The head behind the record is to be prepared as any other.
+    Clear,
+    /// As far as heads behind the frontier are 0 already.
+    Ready,
+}
+
 impl Membership {
     /// Takes the claim for an append: the kept one, or anew.
     #[inline]
     pub(super) fn claim_to_append(&self, deadline: &Deadline) -> Result<Claim<'_>> {
         let kept = self.kept();
         if kept.0 != 0 {
-            let busy = &self.line().cursor.busy;
-            if is_still_kept(&self.control().claim, kept, busy, || self.light.fence()) {
+            if let Some(position) = self.begin_if_kept(kept, || self.light.fence()) {
                 return Ok(Claim {
                     ring: &self.ring,
                     word: kept,
                     slot: self.slot,
-                    position: self.ring.frontier_of(self.slot),
+                    position,
                 });
             }
             self.keeping.is_revoked(self.appended());
@@ -105,23 +130,24 @@ impl Membership {
 
     /// The claim word that this member left when it began to keep the claim; 0 for none.
     #[inline(always)]
-    fn kept(&self) -> Word {
+    pub(super) fn kept(&self) -> Word {
         Word(self.keeping.word.load(Ordering::Relaxed))
     }
 
-    /// The frontier, for who keeps the claim. A falsified one may be no position at all; what is stored there is in the ring all the same.
+    /// Counts records appended with the kept claim, and the bytes of their bodies. Returns the number of the one behind them.
     #[inline(always)]
-    fn kept_frontier(&self) -> u64 {
-        self.line().cursor.frontier.load(Ordering::Relaxed)
+    pub(super) fn count_kept(&self, records: u64, bytes: u64) -> u64 {
+        let appended = self.line().cursor.appended.add(records, bytes);
+        self.keeping.number_behind(appended)
     }
 
-    /// Counts records appended with the kept claim. Returns the number of the one behind them.
-    #[inline(always)]
-    pub(super) fn count_kept(&self, records: u64) -> u64 {
-        let sequence = &self.line().cursor.sequence;
-        let next = sequence.load(Ordering::Relaxed).wrapping_add(records);
-        sequence.store(next, Ordering::Relaxed);
-        next
+    /// Counts messages appended in any other way, which have their numbers already.
+    pub(super) fn count(&self, messages: u64, bytes: u64) {
+        let numbering = self.keeping.numbering.load(Ordering::Relaxed);
+        self.keeping
+            .numbering
+            .store(numbering.wrapping_sub(messages), Ordering::Relaxed);
+        self.count_kept(messages, bytes);
     }
 
     /// Begins an append of `size` bytes with the kept claim. `None`: it keeps none, somebody has begun to revoke it or sleeps until one of
@@ -133,19 +159,40 @@ impl Membership {
     /// [`Light`]: crate::sys::barrier::Light
     #[inline(always)]
     pub(super) fn begin_kept(&self, size: u64, bits: u32, fence: impl FnOnce()) -> Option<Begun> {
-        let (kept, busy) = (self.kept(), &self.line().cursor.busy);
-        if kept.0 == 0 || !is_still_kept(&self.control().claim, kept, busy, fence) {
+        let kept = self.kept();
+        if kept.0 == 0 {
             return None;
         }
-        let position = self.kept_frontier();
+        let position = self.begin_if_kept(kept, fence)?;
         let next = position.wrapping_add(size);
-        let left = self.keeping.clear.load(Ordering::Relaxed).wrapping_sub(next);
-        // Also false for a falsified frontier more than a lap away, and (if it is none) for what is longer than the ring.
-        if left <= self.lane().max_record() && self.is_active() && !self.has_sleepers(bits) {
+        if self.is_clear(self.line(), next, UpTo::Clear, bits) {
             return Some(Begun { position, next });
         }
-        self.ring.rest(kept, busy);
+        self.rest(position);
         None
+    }
+
+    /// [`begin_if_kept`] for this member.
+    #[inline(always)]
+    fn begin_if_kept(&self, kept: Word, fence: impl FnOnce()) -> Option<u64> {
+        begin_if_kept(&self.control().claim, kept, &self.line().cursor.frontier, fence)
+    }
+
+    /// Whether, with the kept claim in hand, a record may end at `next` without a look at anything else.
+    #[inline(always)]
+    pub(super) fn is_clear(&self, slot: &Slot, next: u64, up_to: UpTo, bits: u32) -> bool {
+        let end = match up_to {
+            UpTo::Clear => &self.keeping.clear,
+            UpTo::Ready => &self.keeping.ready,
+        };
+        let left = end.load(Ordering::Relaxed).wrapping_sub(next);
+        // Also false for a falsified frontier more than a lap away, and (if it is none) for what is longer than the ring.
+        left <= self.lane().max_record() && self.is_active_in(slot) && !self.has_sleepers(bits)
+    }
+
+    /// The keeper has done with an append up to `frontier`, or has begun none from there.
+    pub(super) fn rest(&self, frontier: u64) {
+        self.ring.rest(self.kept(), &self.line().cursor.frontier, frontier);
     }
 
     /// Whether somebody sleeps until one of `bits` is rung for.
@@ -156,59 +203,70 @@ impl Membership {
         self.control().data.sleepers.load(Ordering::SeqCst) as u32 & bits != 0
     }
 
-    /// Sees to it that the lines behind `frontier` are this processor's before they are needed. The caller is busy, and his record
+    /// Makes some of the granules behind `frontier` ready for short records, one of `size` bytes at least if there is room: each
+    /// begins with a 0, as a frontier has to, and its line is this processor's before it is needed. The caller is busy, and his record
     /// is published.
     ///
-    /// The reader's processor has them from the last lap. Taking them from there one by one, between the stores of an append, waits for
-    /// each; one store to each of many overlaps the ways. An instruction that only asks for them did nothing here.
+    /// The reader's processor has the lines from the last lap. Taking them from there one by one, between the stores of an append, waits
+    /// for each; one store to each of many overlaps the ways. An instruction that only asks for them did nothing here.
+    ///
+    /// For who has gone no further than what was ready.
     #[inline(always)]
-    fn keep_ahead(&self, frontier: u64) {
-        let touched = self.keeping.touched.load(Ordering::Relaxed);
-        if touched.wrapping_sub(frontier) as i64 <= TOUCH_AT as i64 {
-            self.touch_ahead(frontier);
+    pub(super) fn make_ready(&self, frontier: u64, size: u64) {
+        let keeping = &self.keeping;
+        debug_assert!(keeping.ready.load(Ordering::Relaxed).wrapping_sub(frontier) as i64 >= 0);
+        let first = keeping.ready.load(Ordering::Relaxed).wrapping_add(GRANULE);
+        let ready = first.wrapping_add(READY_STEP - GRANULE);
+        let is_whole_step = first.is_multiple_of(READY_STEP);
+        if !is_whole_step
+            || size > READY_STEP
+            || keeping.clear.load(Ordering::Relaxed).wrapping_sub(ready) > self.lane().max_record()
+        {
+            return self.make_some_ready(frontier, size);
         }
+        // Where the ring ends a step ends.
+        self.at(first).empty::<{ (READY_STEP / GRANULE) as usize }>();
+        self.is_ready_up_to(ready, size);
     }
 
+    /// The same granule by granule, for anybody.
     #[cold]
     #[inline(never)]
-    fn touch_ahead(&self, frontier: u64) {
-        // Both as bytes behind the frontier, whatever that is: no more than there are, and nothing if one of them is behind it.
+    fn make_some_ready(&self, frontier: u64, size: u64) {
+        // As bytes behind the frontier, whatever that is: no more than there are, and nothing if one of them is behind it.
         let ahead = |position: &LocalCounter, most: u64| match position.load(Ordering::Relaxed).wrapping_sub(frontier) {
             bytes if bytes <= most => bytes,
             _ => 0,
         };
-        let clear = ahead(&self.keeping.clear, self.lane().max_record()).min(TOUCH_AHEAD);
-        let touched = ahead(&self.keeping.touched, TOUCH_AHEAD);
-        for skip in (touched..clear).step_by(GRANULE as usize) {
-            // No head: the frontier's own line has been written.
-            let line = self.at(frontier.wrapping_add(skip + GRANULE));
-            line.word(TIME).store(0, Ordering::Relaxed);
+        // Up to where the next step begins.
+        let enough = size.clamp(READY_STEP, 2 * READY_STEP);
+        let enough = (frontier.wrapping_add(enough) | (READY_STEP - GRANULE)).wrapping_sub(frontier);
+        let clear = ahead(&self.keeping.clear, self.lane().max_record()).min(enough);
+        let ready = ahead(&self.keeping.ready, self.lane().max_record()).min(clear);
+        for skip in (ready..clear).step_by(GRANULE as usize) {
+            self.at(frontier.wrapping_add(skip + GRANULE)).empty::<1>();
         }
-        self.keeping
-            .touched
-            .store(frontier.wrapping_add(clear), Ordering::Relaxed);
+        self.is_ready_up_to(frontier.wrapping_add(clear), size);
     }
 
-    /// Ends what [`Membership::begin_kept`] began and what took a while, with `frontier` where it ends. Somebody may have begun to revoke the
-    /// claim meanwhile, seen this member busy, and nap now; or have armed himself, whom the caller has rung for again.
-    ///
-    /// After a short append that cannot be: who looks at `busy` has waited for [`heavy`](crate::sys::barrier::heavy), which
-    /// takes longer. Unless the writer was taken off its processor. Its next append wakes them then.
-    #[inline]
-    pub(super) fn end_kept_after_a_while(&self, frontier: u64) {
-        self.end_kept(frontier);
-        self.ring.wake_revokers(self.kept());
-    }
-
-    /// Ends what [`Membership::begin_kept`] began, with `frontier` where the record ends.
     #[inline(always)]
-    pub(super) fn end_kept(&self, frontier: u64) {
-        self.keep_ahead(frontier);
-        let line = &self.line().cursor;
-        // Before `busy`: a revoker takes the frontier from here. Release: pairs with the Acquire in `frontier_of`.
-        line.frontier.store(frontier, Ordering::Release);
-        // Release: pairs with the Acquire in `revoke`.
-        line.busy.store(0, Ordering::Release);
+    fn is_ready_up_to(&self, ready: u64, size: u64) {
+        self.keeping.ready.store(ready, Ordering::Relaxed);
+        // For another one of this size, and in time.
+        self.keeping
+            .low
+            .store(ready.wrapping_sub(size.max(READY_AT)), Ordering::Relaxed);
+    }
+
+    /// Ends what [`Membership::begin_kept`] began, with `frontier` where it ends, and makes ready for another of `size` bytes. Somebody may
+    /// have begun to revoke the claim meanwhile, seen this member busy, and nap now; or have armed himself, whom the caller
+    /// has rung for again.
+    ///
+    /// After a short append that cannot be: who looks whether it is busy has waited for [`heavy`](crate::sys::barrier::heavy), which
+    /// takes longer. Unless the writer was taken off its processor. Its next append wakes them then.
+    pub(super) fn end_kept(&self, frontier: u64, size: u64) {
+        self.make_some_ready(frontier, size);
+        self.rest(frontier);
     }
 
     /// Ends a claim after an append: keeps it, or frees it.
@@ -216,6 +274,10 @@ impl Membership {
     pub(super) fn finish_append(&self, claim: Claim<'_>, start: u64) {
         if claim.is_kept() {
             self.look_ahead(claim.position);
+            // Until the claim is dropped this member is busy, and nobody else has written behind the frontier since it began.
+            if self.keeping.is_low(claim.position) {
+                self.make_some_ready(claim.position, 0);
+            }
         } else {
             self.keep_or_free(claim, start);
         }
@@ -239,7 +301,7 @@ impl Membership {
 
     /// How many messages this member has appended.
     fn appended(&self) -> u64 {
-        self.line().cursor.appended.load(Ordering::Relaxed)
+        self.line().cursor.appended.messages.load(Ordering::Relaxed)
     }
 
     #[cold]
@@ -259,6 +321,9 @@ impl Membership {
             std::mem::forget(claim);
             self.keeping.word.store(kept.0, Ordering::Relaxed);
             self.keeping.alone.store(self.appended(), Ordering::Relaxed);
+            // Nothing, even if more was: somebody else may have died here with half a record written.
+            self.keeping.ready.store(position, Ordering::Relaxed);
+            self.keeping.low.store(position, Ordering::Relaxed);
             self.look_ahead(position);
         }
     }
@@ -268,7 +333,7 @@ impl Membership {
         // Less one granule: for the head behind the last record.
         let clear = self.ring.clear_from(position).wrapping_sub(GRANULE);
         self.keeping.clear.store(clear, Ordering::Relaxed);
-        let sequence = self.ring.sequence_at(position);
-        self.line().cursor.sequence.store(sequence, Ordering::Relaxed);
+        let numbering = self.ring.sequence_at(position).wrapping_sub(self.appended());
+        self.keeping.numbering.store(numbering, Ordering::Relaxed);
     }
 }

@@ -7,7 +7,7 @@
 //! the next record will begin is the *frontier*.
 //!
 //! * A record begins with one word, its *head*, which is 0 until the record is complete. The head at the frontier is always
-//!   0: whoever writes a record first writes the head behind it to 0. One Release store of the head publishes a record
+//!   0: before a record is published, the head behind it is written to 0. One Release store of the head publishes a record
 //!   ([`record`]).
 //! * Writers take turns. The *claim word* says where the frontier is and which slot, if any, is writing; one
 //!   compare-exchange takes the claim, another releases it with the new frontier. A writer that has been alone for a while

@@ -18,19 +18,45 @@ pub(super) struct Names {
     words: [Local; WORDS],
     sender_len: usize,
     kind_len: Local,
-    /// What follows from these, for every message.
-    body_offset: Local,
-    /// How many of the words they take.
-    count: Local,
+    /// What follows from these, for every message: a [`Shape`].
+    shape: Local,
     origin: Local,
-    /// The wake-up bits that a message of this kind rings for, as they were when it was learned. (A kind that had no bit of its own then
-    /// may have one now. Who sleeps with that bit also has the one that the kind shared before.)
-    bits: Local,
     /// The kind by itself, to compare with; zeros behind it.
     kind: [Local; KIND_WORDS],
 }
 
 type Local = std::sync::atomic::AtomicU64;
+
+/// What all records with the same names have in common, in one word.
+///
+/// | bits | holds |
+/// |---|---|
+/// | 0..32 | the wake-up bits that a message of this kind rings for, as they were when it was learned. (A kind that had no bit of its own then may have one now. Who sleeps with that bit also has the one that the kind shared before.) |
+/// | 32..48 | where the body begins |
+/// | 48..64 | how many words sender and kind take |
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape(u64);
+
+impl Shape {
+    fn new(names_len: u64, bits: u32) -> Self {
+        Shape(u64::from(bits) | record::body_offset(names_len) << 32 | names_len.div_ceil(8) << 48)
+    }
+
+    #[inline(always)]
+    pub(super) fn bits(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub(super) fn body_offset(self) -> u64 {
+        u64::from((self.0 >> 32) as u16)
+    }
+
+    #[inline(always)]
+    fn words(self) -> usize {
+        (self.0 >> 48) as usize
+    }
+}
 
 impl Names {
     /// Those of a member's records without a kind, which have this origin and ring for these bits.
@@ -43,10 +69,8 @@ impl Names {
             words: words.map(Local::new),
             sender_len: sender.len(),
             kind_len: Local::new(0),
-            body_offset: Local::new(record::body_offset(sender.len() as u64)),
-            count: Local::new(sender.len().div_ceil(8) as u64),
+            shape: Local::new(Shape::new(sender.len() as u64, bits).0),
             origin: Local::new(origin.bits()),
-            bits: Local::new(bits.into()),
             kind: [0; KIND_WORDS].map(Local::new),
         }
     }
@@ -92,11 +116,9 @@ impl Names {
             word.store((carried | piece << begun).to_le(), Ordering::Relaxed);
             carried = (piece >> 1) >> (63 - begun);
         }
-        self.bits.store(bits(kind).into(), Ordering::Relaxed);
         self.kind_len.store(kind.len() as u64, Ordering::Relaxed);
-        let len = self.len_with(kind.len());
-        self.body_offset.store(record::body_offset(len), Ordering::Relaxed);
-        self.count.store(len.div_ceil(8), Ordering::Relaxed);
+        let shape = Shape::new(self.len_with(kind.len()), bits(kind));
+        self.shape.store(shape.0, Ordering::Relaxed);
         self.origin
             .store(self.origin().with_kind(kind.len() as u8).bits(), Ordering::Relaxed);
         true
@@ -107,10 +129,9 @@ impl Names {
         self.kind_len.load(Ordering::Relaxed)
     }
 
-    /// Where the body of a record with these begins.
     #[inline(always)]
-    pub(super) fn body_offset(&self) -> u64 {
-        self.body_offset.load(Ordering::Relaxed)
+    pub(super) fn shape(&self) -> Shape {
+        Shape(self.shape.load(Ordering::Relaxed))
     }
 
     /// The origin of a record with these.
@@ -119,25 +140,19 @@ impl Names {
         Origin::from_bits(self.origin.load(Ordering::Relaxed))
     }
 
-    #[inline(always)]
-    pub(super) fn bits(&self) -> u32 {
-        self.bits.load(Ordering::Relaxed) as u32
-    }
-
     /// Bytes of the sender, and of a kind of `kind_len`.
     #[inline(always)]
     pub(super) fn len_with(&self, kind_len: usize) -> u64 {
         (self.sender_len + kind_len) as u64
     }
 
-    /// Writes them into a record.
+    /// Writes them into a record. `shape`: theirs.
     #[inline(always)]
-    pub(super) fn write(&self, spot: Spot<'_>) {
-        let count = self.count.load(Ordering::Relaxed) as usize;
-        if count == 0 {
+    pub(super) fn write(&self, spot: Spot<'_>, shape: Shape) {
+        if shape.words() == 0 {
             return;
         }
-        let words = self.words.get(..count).unwrap_or(&self.words);
+        let words = self.words.get(..shape.words()).unwrap_or(&self.words);
         // SAFETY: only the member itself changes them, and it is here.
         unsafe { spot.put_names(words) };
     }
@@ -186,7 +201,10 @@ mod tests {
                     assert!(names.are_of(&kind));
                     assert_eq!(bytes(&names), [sender.as_bytes(), &kind].concat());
                     assert_eq!(names.origin(), Origin::new(5, 7, sender_len as u8).with_kind(len as u8));
-                    assert_eq!(names.body_offset(), record::body_offset((sender_len + len) as u64));
+                    assert_eq!(
+                        names.shape().body_offset(),
+                        record::body_offset((sender_len + len) as u64)
+                    );
                     kind.iter_mut().rev().take(1).for_each(|byte| *byte ^= 1);
                     assert_eq!(names.are_of(&kind), len == 0);
                 }
@@ -199,7 +217,7 @@ mod tests {
         let names = Names::new("worker", Origin::new(5, 7, 6), 1);
         assert!(names.learn(b"log", |_| 2));
         assert!(!names.learn(&[b'x'; MAX_KIND + 1], |_| 4));
-        assert_eq!(names.bits(), 2);
+        assert_eq!(names.shape().bits(), 2);
         assert!(names.are_of(b"log"));
         assert_eq!(bytes(&names), b"workerlog");
     }

@@ -8,8 +8,8 @@ use super::members::Membership;
 use super::record::{self, HEAD, Head, ORIGIN, Origin, SEQUENCE, State, TIME};
 use crate::error::Result;
 use crate::segment::copy::{LARGE, Spot};
-use crate::segment::layout::RECORD_HEADER;
-use crate::sys::atomic::{AtomicU64, Ordering, fence};
+use crate::segment::layout::{RECORD_HEADER, Slot};
+use crate::sys::atomic::{Ordering, fence};
 
 /// What is at a position.
 #[derive(Debug, Clone, Copy)]
@@ -33,13 +33,14 @@ pub(crate) struct Found {
     /// Where the body begins, in bytes from the sender on: what sender and kind take.
     pub(crate) body_at: u32,
     pub(crate) sequence: u64,
+    /// Nanoseconds since 1970, or 0 where records do not carry it.
     pub(crate) time: u64,
 }
 
 impl Found {
     /// What stands beside a head.
     #[inline(always)]
-    fn read(spot: Spot<'_>, position: u64, body_len: u32) -> Self {
+    fn read(spot: Spot<'_>, position: u64, body_len: u32, has_time: bool) -> Self {
         let origin = Origin::from_bits(spot.word(ORIGIN).load(Ordering::Relaxed));
         let body_offset = record::body_offset(origin.names_len());
         Found {
@@ -49,18 +50,28 @@ impl Found {
             body_len,
             body_at: (body_offset - RECORD_HEADER) as u32,
             sequence: spot.word(SEQUENCE).load(Ordering::Relaxed),
-            time: spot.word(TIME).load(Ordering::Relaxed),
+            time: if has_time {
+                spot.word(TIME).load(Ordering::Relaxed)
+            } else {
+                0
+            },
         }
     }
 
     /// The message there, if it is one and, whatever it says, no longer than `max`.
     #[inline(always)]
-    fn message(spot: Spot<'_>, position: u64, max: u64) -> Option<Self> {
+    fn message(spot: Spot<'_>, position: u64, max: u64, has_time: bool) -> Option<Self> {
         // Acquire: pairs with the Release in `publish` and in `commit`.
         let bits = spot.word(HEAD).load(Ordering::Acquire);
         let body_len = record::message_len(bits, position)?;
-        let found = Found::read(spot, position, body_len);
+        let found = Found::read(spot, position, body_len, has_time);
         (found.end.wrapping_sub(position) <= max).then_some(found)
+    }
+
+    /// Where the next record begins, and its number.
+    #[inline(always)]
+    pub(crate) fn behind(&self) -> (u64, u64) {
+        (self.end, self.sequence.wrapping_add(1))
     }
 
     /// 64-bit words from the sender to the end of the body.
@@ -78,7 +89,13 @@ impl Ring {
     /// The message at `position`, if one is there and nothing else has to be thought of.
     #[inline(always)]
     pub(crate) fn message_at(&self, position: u64) -> Option<Found> {
-        Found::message(self.segment.at(position), position, self.segment.geometry.max_record())
+        let geometry = &self.segment.geometry;
+        Found::message(
+            self.segment.at(position),
+            position,
+            geometry.max_record(),
+            geometry.timestamps,
+        )
     }
 
     /// Looks at `position`, which must be the beginning of a record or the frontier.
@@ -99,7 +116,7 @@ impl Ring {
             return Ok(Look::Nothing(bits));
         }
         let head = Head::from_bits(bits, position).ok_or_else(|| self.corrupt("head of a record", position))?;
-        let found = Found::read(spot, position, head.body_len);
+        let found = Found::read(spot, position, head.body_len, self.segment.geometry.timestamps);
         if found.end.wrapping_sub(position) > self.segment.geometry.max_record() {
             return Err(self.corrupt("length of a record", position));
         }
@@ -188,13 +205,21 @@ impl Ring {
 }
 
 impl Membership {
-    /// The message at `position`, if one is there and nothing else has to be thought of.
+    /// The message at `position`, if one is there and nothing else has to be thought of. For queues whose records do not carry the time.
     #[inline(always)]
-    pub(crate) fn message_at_hand(&self, position: u64) -> Option<Found> {
-        match self.is_of_this_process() {
-            true => Found::message(self.at(position), position, self.lane().max_record()),
-            false => None,
+    pub(crate) fn at_hand(&self, position: u64) -> Option<AtHand<'_>> {
+        if !self.is_of_this_process() {
+            return None;
         }
+        let spot = self.at(position).settled();
+        let found = Found::message(spot, position, self.lane().max_record(), false)?;
+        Some(AtHand { me: self, spot, found })
+    }
+
+    /// The same for a message that was found.
+    pub(crate) fn here(&self, found: Found) -> AtHand<'_> {
+        let spot = self.at(found.position);
+        AtHand { me: self, spot, found }
     }
 
     /// Whether nothing at all has been published at `position` yet.
@@ -204,30 +229,19 @@ impl Membership {
         self.at(position).word(HEAD).load(Ordering::Relaxed) == 0
     }
 
-    /// Copies its first words, from the sender on. For a reader whose cursor holds it.
-    #[inline(always)]
-    pub(crate) fn copy_at_hand(&self, found: &Found, out: &mut [u64]) {
-        if cfg!(any(loom, miri)) || size_of_val(out) >= LARGE {
-            return self.ring.copy(found, out, false);
-        }
-        debug_assert!(out.len() <= found.words());
-        // SAFETY: `message_at_hand` found its end inside the ring.
-        unsafe { self.at(found.position).copy_small_out(RECORD_HEADER, out) };
-    }
-
     /// Lets go of everything up to the end of a message, and counts it as popped.
     #[inline(always)]
     pub(crate) fn take(&self, found: &Found) {
-        let line = &self.line().cursor;
+        self.take_from(self.line(), found);
+    }
+
+    /// The same, for who has this member's slot at hand.
+    #[inline(always)]
+    fn take_from(&self, slot: &Slot, found: &Found) {
         // Release: as in `advance`.
-        line.cursor.store(found.end, Ordering::Release);
+        slot.cursor.cursor.store(found.end, Ordering::Release);
         self.let_go(found.position, found.end);
-        // Only this member writes its counters.
-        let add = |counter: &AtomicU64, by: u64| {
-            counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
-        };
-        add(&line.popped, 1);
-        add(&line.popped_bytes, found.body_len.into());
+        slot.cursor.popped.add(1, found.body_len.into());
     }
 
     /// Lets go of everything before `position`.
@@ -237,4 +251,40 @@ impl Membership {
         self.line().cursor.cursor.store(position, Ordering::Release);
         self.let_go(before, position);
     }
+}
+
+/// A message that its reader's cursor holds.
+#[derive(Debug)]
+pub(crate) struct AtHand<'m> {
+    me: &'m Membership,
+    spot: Spot<'m>,
+    pub(crate) found: Found,
+}
+
+impl AtHand<'_> {
+    /// Copies its words into `out`, from the sender on, and lets go of it.
+    #[inline(always)]
+    pub(crate) fn take(&self, out: &mut [u64]) -> Result<()> {
+        debug_assert!(out.len() <= self.found.words());
+        match cfg!(any(loom, miri)) || size_of_val(out) >= LARGE {
+            true => copy_large_out(self.spot, out),
+            // SAFETY: whoever made this found its end inside the ring.
+            false => unsafe { self.spot.copy_small_out(RECORD_HEADER, out) },
+        }
+        // The reads before it must not be delayed past the look at the slot: an evicted cursor protects nothing.
+        fence(Ordering::Acquire);
+        let slot = self.me.line();
+        if !self.me.is_active_in(slot) {
+            return Err(self.me.evicted());
+        }
+        self.me.take_from(slot, &self.found);
+        Ok(())
+    }
+}
+
+/// By value, so that nothing has to be in memory for it.
+#[cold]
+#[inline(never)]
+fn copy_large_out(spot: Spot<'_>, out: &mut [u64]) {
+    spot.copy_out(RECORD_HEADER, out, false);
 }

@@ -3,12 +3,12 @@
 //! | word | bits | holds |
 //! |---|---|---|
 //! | 0, the head | 0..32 | body length in bytes |
-//! | | 32..60 | tag: lower 28 bits of the position in granules |
-//! | | 60..64 | state: 1 message, 2 reserved, 3 aborted; an all-zero head is the frontier |
+//! | | 32..36 | state: 1 message, 2 reserved, 3 aborted; an all-zero head is the frontier |
+//! | | 36..64 | tag: lower 28 bits of the position in granules |
 //! | 1, the origin | 0..8, 8..16 | lengths of kind and sender in bytes |
 //! | | 16..32, 32..64 | slot and generation of the member that appended it |
 //! | 2 | 0..64 | sequence number; the writer before has already put it here |
-//! | 3 | 0..64 | nanoseconds since 1970, or 0 |
+//! | 3 | 0..64 | nanoseconds since 1970, in a queue whose records carry the time; else anything |
 //!
 //! Sender and kind follow, back to back; the body begins at the next multiple of 8; the record ends at the next multiple of
 //! the granule. The tag makes a head that belongs to another lap of the ring, or to no record at all, show.
@@ -21,8 +21,9 @@ pub(crate) const ORIGIN: usize = 1;
 pub(crate) const SEQUENCE: usize = 2;
 pub(crate) const TIME: usize = 3;
 
-const TAG_BITS: u32 = 28;
-const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
+const STATE_SHIFT: u32 = 32;
+const STATE_MASK: u64 = 0xf;
+const TAG_SHIFT: u32 = 36;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -50,19 +51,19 @@ impl Head {
     /// The word for a record at `position`.
     #[inline]
     pub(crate) fn bits(self, position: u64) -> u64 {
-        u64::from(self.body_len) | (tag(position) | (self.state as u64) << TAG_BITS) << 32
+        u64::from(self.body_len) | (self.state as u64) << STATE_SHIFT | tag(position)
     }
 
     /// Reads a word that is not 0. `None`: no record at `position` begins like this.
     #[inline]
     pub(crate) fn from_bits(bits: u64, position: u64) -> Option<Self> {
-        let state = match bits >> 60 {
+        let state = match bits >> STATE_SHIFT & STATE_MASK {
             1 => State::Message,
             2 => State::Reserved,
             3 => State::Aborted,
             _ => return None,
         };
-        ((bits >> 32) & TAG_MASK == tag(position)).then_some(Head {
+        (bits >> TAG_SHIFT << TAG_SHIFT == tag(position)).then_some(Head {
             state,
             body_len: bits as u32,
         })
@@ -72,13 +73,15 @@ impl Head {
 /// Body length of the message at `position` whose head these are. `None`: they are the head of no message there.
 #[inline]
 pub(crate) fn message_len(bits: u64, position: u64) -> Option<u32> {
-    let mark = (State::Message as u64) << TAG_BITS | tag(position);
-    (bits >> 32 == mark).then_some(bits as u32)
+    let len = bits ^ ((State::Message as u64) << STATE_SHIFT | tag(position));
+    u32::try_from(len).ok()
 }
 
-#[inline]
+/// Where it stands in a head. At the upper end, so that the bits that are too many go by themselves.
+#[inline(always)]
 fn tag(position: u64) -> u64 {
-    (position / GRANULE) & TAG_MASK
+    const { assert!(GRANULE == 1 << 6 && TAG_SHIFT > 6) };
+    position << (TAG_SHIFT - 6)
 }
 
 /// The second word of a record: who appended it, and how long the names are.
@@ -182,7 +185,7 @@ mod tests {
         assert_eq!(message_len(reserved.bits(at), at), None);
         assert_eq!(message_len(0, 0), None);
         assert_eq!(Head::from_bits(head.bits(at), at + GRANULE), None);
-        assert_eq!(Head::from_bits(head.bits(at) | 7 << 60, at), None);
+        assert_eq!(Head::from_bits(head.bits(at) | 7 << STATE_SHIFT, at), None);
         assert_ne!(
             Head {
                 state: State::Message,

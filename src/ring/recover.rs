@@ -8,6 +8,7 @@ use super::Ring;
 use super::claim::Word;
 use super::members::{SlotState, Stage};
 use super::record::{self, HEAD, Head, ORIGIN, Origin, State};
+use crate::segment::layout::BUSY;
 use crate::segment::presence::Holder;
 use crate::sys::atomic::Ordering;
 use crate::sys::fork;
@@ -82,7 +83,8 @@ impl Ring {
                 // It kept the claim, and somebody is revoking it: he finishes.
                 (Some(_), Some(keeper)) if keeper == slot => {
                     self.ring_for_all_regardless();
-                    self.segment.slot(slot).cursor.busy.store(0, Ordering::Release);
+                    let frontier = &self.segment.slot(slot).cursor.frontier;
+                    frontier.store(frontier.load(Ordering::Relaxed) & !BUSY, Ordering::Release);
                     return;
                 }
                 _ => return,

@@ -10,8 +10,8 @@
 //! * The reader sees the claim taken: something may be coming, and nobody will ring for it. It naps in short slices until
 //!   the claim is free, and then looks at the head again.
 //!
-//! A writer that keeps the claim takes nothing. It stores `busy` instead, and the reader, if it sees a keeper, puts a
-//! [`barrier::heavy`] before its look at `busy`.
+//! A writer that keeps the claim takes nothing. It marks itself as busy instead, and the reader, if it sees a keeper, puts a
+//! [`barrier::heavy`] before its look whether it is.
 //!
 //! Only when the claim is free *and* the head is still the old one does the reader sleep in long slices.
 
@@ -180,7 +180,7 @@ impl Ring {
             control.data.sleepers.fetch_or(u64::from(bits), Ordering::SeqCst);
             in_total_order();
             let claim = Word::from_bits(control.claim.word.load(Ordering::SeqCst));
-            // A keeper makes no total-order access; pairs with `barrier::Light` in `claim::is_still_kept`.
+            // A keeper makes no total-order access; pairs with `barrier::Light` in `claim::begin_if_kept`.
             let is_sure = claim.keeper().is_none() || barrier::heavy();
             let is_pending = !is_sure || self.at_work(claim).is_some() || seen != 0;
             if head.load(Ordering::SeqCst) != seen || is_over() {

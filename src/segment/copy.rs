@@ -41,12 +41,30 @@ impl<'s> Spot<'s> {
         }
     }
 
+    /// The same, held in one register.
+    #[inline(always)]
+    pub(crate) fn settled(self) -> Self {
+        let at = words::in_one_register(self.at);
+        Spot { at, ..self }
+    }
+
     /// Word number `index` of the record's header.
     #[inline]
     pub(crate) fn word(self, index: usize) -> &'s AtomicU64 {
         debug_assert!(index < (super::GRANULE / 8) as usize);
         // SAFETY: `Spot::new` made the pointer, good for a granule, from memory that lives as long as the segment.
         unsafe { &*self.at.add(index) }
+    }
+
+    /// Stores 0 to the first word of so many granules from here on, which do not go beyond the end of the ring.
+    #[inline(always)]
+    pub(crate) fn empty<const GRANULES: usize>(self) {
+        const { assert!(GRANULES as u64 * GRANULE <= MIN_CAPACITY) };
+        for granule in 0..GRANULES {
+            // SAFETY: the spot is good for any ring's capacity.
+            let word = unsafe { &*self.at.byte_add(granule * GRANULE as usize) };
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The little-endian word at byte `skip`, a multiple of 8, of sender and kind or just behind them.
@@ -112,13 +130,8 @@ impl<'s> Spot<'s> {
     pub(crate) unsafe fn copy_small_in(self, skip: u64, bytes: &[u8]) {
         // SAFETY: in range by the caller.
         let to = unsafe { self.at.byte_add(skip as usize) };
-        let (words, rest) = bytes.as_chunks::<8>();
-        if !rest.is_empty() {
-            // SAFETY: in range by the caller, and 8-aligned since `skip` is.
-            unsafe { &*to.add(words.len()) }.store(partial_word(rest).to_le(), Ordering::Relaxed);
-        }
-        // SAFETY: as above.
-        unsafe { words::copy_in(words.as_ptr(), to, words.len()) };
+        // SAFETY: as above, and 8-aligned since `skip` is.
+        unsafe { words::copy_bytes_in(bytes.as_ptr(), to, bytes.len()) };
     }
 
     /// Copies `out.len()` words from byte `skip`, a multiple of 8. `racing`: a writer may be overwriting them; the caller checks

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"syncq\r\n\0";
 /// Version of the format. Independent of the crate's version; a segment of another one is refused.
-pub(crate) const FORMAT_VERSION: u32 = 4;
+pub(crate) const FORMAT_VERSION: u32 = 5;
 /// Reads differently on a machine with the other byte order.
 pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 
@@ -209,24 +209,28 @@ pub(crate) struct Slot {
 pub(crate) struct CursorLine {
     /// Position of the next record it has not let go.
     pub(crate) cursor: AtomicU64,
-    pub(crate) popped: AtomicU64,
-    pub(crate) popped_bytes: AtomicU64,
+    pub(crate) popped: Count,
     pub(crate) screened: AtomicU64,
     pub(crate) missed: AtomicU64,
     pub(crate) spare: [AtomicU64; 3],
-    /// 1 while this member, as keeper of the claim, appends.
-    pub(crate) busy: AtomicU64,
-    /// While this member keeps the claim: the frontier.
+    /// While this member keeps the claim: the frontier, and [`BUSY`] while it appends.
     pub(crate) frontier: AtomicU64,
-    /// The same: the number of the record that will be there. It stands there, too; this one is the keeper's own, who would have to wait for
-    /// the line there if a reader is looking.
-    pub(crate) sequence: AtomicU64,
-    pub(crate) appended: AtomicU64,
-    pub(crate) appended_bytes: AtomicU64,
+    pub(crate) appended: Count,
     pub(crate) refused: AtomicU64,
     /// 0, or 1 + the position of the record it has reserved and not yet finished.
     pub(crate) reservation: AtomicU64,
 }
+
+/// Messages of a member, and the bytes of their bodies. Only the member itself adds to it: [`Count::add`](super::words).
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Count {
+    pub(crate) messages: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+
+/// In [`CursorLine::frontier`]: the member is busy.
+pub(crate) const BUSY: u64 = 1;
 
 /// Written when somebody joins, leaves, is evicted or reaped.
 #[derive(Debug, Default)]
@@ -269,7 +273,7 @@ const _: () = {
     assert!(offset_of!(Control, kind_bits) == 768 && offset_of!(Control, marks) == 1024);
     assert!(size_of::<Control>() == 1152);
     assert!(size_of::<Slot>() == 512);
-    assert!(offset_of!(CursorLine, busy) == 64 && offset_of!(CursorLine, reservation) == 112);
+    assert!(offset_of!(CursorLine, frontier) == 64 && offset_of!(CursorLine, reservation) == 96);
     assert!(offset_of!(Slot, identity) == 128 && offset_of!(Slot, screen) == 256);
 };
 

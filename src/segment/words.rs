@@ -1,4 +1,5 @@
-//! Moving 64-bit words between a process's own memory and a segment, where others may be reading or writing.
+//! Moving bytes and 64-bit words between a process's own memory and a segment, where others may be reading or writing; and two counters at a
+//! time.
 //!
 //! As relaxed atomics; or, where the processor is known, 16 bytes at a time by instructions that the compiler does not look into: these
 //! take few registers, unlike a loop that it would unroll, so that the rest of an append needs none on the stack. Each word
@@ -7,7 +8,30 @@
 //! Sanitizers do not see what assembler does, so for them (`--cfg fuzzing`, which cargo-fuzz sets, and `--cfg plain_copies`) words
 //! move one by one.
 
+use super::layout::Count;
 use crate::sys::atomic::AtomicU64;
+
+/// The same pointer, of which the compiler no longer knows how it was made. It would else hold the parts in registers, to add them up
+/// anew for each use.
+#[cfg_attr(
+    all(target_arch = "x86_64", not(any(loom, miri))),
+    expect(
+        clippy::pointers_in_nomem_asm_block,
+        reason = "nothing is done with what it points to"
+    )
+)]
+#[inline(always)]
+pub(super) fn in_one_register(pointer: *const AtomicU64) -> *const AtomicU64 {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
+    {
+        let mut pointer = pointer;
+        // SAFETY: does nothing.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) pointer, options(nomem, nostack, preserves_flags)) };
+        pointer
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
+    pointer
+}
 
 /// Copies `count` words into a segment, the last one first.
 ///
@@ -19,13 +43,42 @@ pub(super) unsafe fn copy_in(from: *const [u8; 8], to: *const AtomicU64, count: 
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
     // SAFETY: the caller's.
     unsafe {
-        wide(from.cast(), to.cast_mut().cast(), count)
+        wide(from.cast(), to.cast_mut().cast(), 8 * count)
     };
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
     for index in (0..count).rev() {
         // SAFETY: the caller's.
         let (word, place) = unsafe { (*from.add(index), &*to.add(index)) };
         place.store(u64::from_ne_bytes(word), crate::sys::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Copies `len` bytes into a segment, the last one first, and zeros behind them up to the end of the word.
+///
+/// # Safety
+///
+/// `from` is good for as many bytes, `to` for as many whole words.
+#[inline(always)]
+pub(super) unsafe fn copy_bytes_in(from: *const u8, to: *const AtomicU64, len: usize) {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
+    // SAFETY: the caller's.
+    unsafe {
+        wide(from, to.cast_mut().cast(), len)
+    };
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
+    {
+        // SAFETY: the caller's.
+        let (words, rest) = unsafe { std::slice::from_raw_parts(from, len) }.as_chunks::<8>();
+        if !rest.is_empty() {
+            // SAFETY: the caller's.
+            let last = unsafe { &*to.add(words.len()) };
+            last.store(
+                super::copy::partial_word(rest).to_le(),
+                crate::sys::atomic::Ordering::Relaxed,
+            );
+        }
+        // SAFETY: the caller's.
+        unsafe { copy_in(words.as_ptr(), to, words.len()) };
     }
 }
 
@@ -39,7 +92,7 @@ pub(super) unsafe fn copy_out(from: *const AtomicU64, to: *mut u64, count: usize
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
     // SAFETY: the caller's.
     unsafe {
-        wide(from.cast(), to.cast(), count)
+        wide(from.cast(), to.cast(), 8 * count)
     };
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
     for index in 0..count {
@@ -48,63 +101,149 @@ pub(super) unsafe fn copy_out(from: *const AtomicU64, to: *mut u64, count: usize
     }
 }
 
-/// Copies `count` words, the last one first: what is over, then lines.
+/// Copies `len` bytes, the last one first, and zeros behind them up to the end of the word: what is over, then lines.
 ///
 /// # Safety
 ///
-/// Both are good for so many.
+/// `from` is good for as many bytes, `to` for as many whole words.
 #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
 #[inline(always)]
-unsafe fn wide(from: *const u8, to: *mut u8, count: usize) {
+unsafe fn wide(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: the caller's. In assembler, because what others may be reading or writing is no memory for the compiler to move
-    // things about in.
+    // things about in. One register that is not wide does for all lengths: a writer has no more to spare.
     unsafe {
         std::arch::asm!(
-            "test {count:l}, 7",
-            "jz 4f",
-            "test {count:l}, 1",
-            "jz 2f",
-            "dec {count}",
-            "movq {a}, [{from} + 8*{count}]",
-            "movq [{to} + 8*{count}], {a}",
-            "2:",
-            "test {count:l}, 2",
-            "jz 3f",
-            "sub {count}, 2",
-            "movups {a}, [{from} + 8*{count}]",
-            "movups [{to} + 8*{count}], {a}",
-            "3:",
-            "test {count:l}, 4",
-            "jz 4f",
-            "sub {count}, 4",
-            "movups {a}, [{from} + 8*{count} + 16]",
-            "movups {b}, [{from} + 8*{count}]",
-            "movups [{to} + 8*{count} + 16], {a}",
-            "movups [{to} + 8*{count}], {b}",
-            "4:",
-            "sub {count}, 8",
-            "jb 6f",
-            "5:",
-            "movups {a}, [{from} + 8*{count} + 48]",
-            "movups {b}, [{from} + 8*{count} + 32]",
-            "movups {c}, [{from} + 8*{count} + 16]",
-            "movups {d}, [{from} + 8*{count}]",
-            "movups [{to} + 8*{count} + 48], {a}",
-            "movups [{to} + 8*{count} + 32], {b}",
-            "movups [{to} + 8*{count} + 16], {c}",
-            "movups [{to} + 8*{count}], {d}",
-            "sub {count}, 8",
-            "jae 5b",
-            "6:",
-            count = inout(reg) count => _,
+            "test {len:l}, 63",
+            "jz 40f",
+            "mov {over:e}, {len:e}",
+            "and {over:e}, 7",
+            "jz 30f",
+            "cmp {len}, 8",
+            "jb 22f",
+            // What is over, as the end of the last eight bytes.
+            "movq {a}, [{from} + {len} - 8]",
+            "and {len}, -8",
+            "sub {over:e}, 8",
+            "neg {over:e}",
+            "shl {over:e}, 3",
+            "movd {b}, {over:e}",
+            "psrlq {a}, {b}",
+            "movq [{to} + {len}], {a}",
+            "jmp 30f",
+            // Four to seven: the first four and the last four.
+            "22:",
+            "cmp {len:e}, 4",
+            "jb 23f",
+            "movd {a}, [{from}]",
+            "movd {b}, [{from} + {len} - 4]",
+            "lea {over:e}, [8*{len:e} - 32]",
+            "movd {c}, {over:e}",
+            "psllq {b}, {c}",
+            "por {a}, {b}",
+            "movq [{to}], {a}",
+            "jmp 60f",
+            // One to three: the last one, and the first two if there are two.
+            "23:",
+            "movzx {over:e}, byte ptr [{from} + {len} - 1]",
+            "movd {a}, {over:e}",
+            "lea {over:e}, [8*{len:e} - 8]",
+            "movd {c}, {over:e}",
+            "psllq {a}, {c}",
+            "cmp {len:e}, 1",
+            "je 24f",
+            "movzx {over:e}, word ptr [{from}]",
+            "movd {b}, {over:e}",
+            "por {a}, {b}",
+            "24:",
+            "movq [{to}], {a}",
+            "jmp 60f",
+            // Words.
+            "30:",
+            "test {len:l}, 8",
+            "jz 31f",
+            "sub {len}, 8",
+            "movq {a}, [{from} + {len}]",
+            "movq [{to} + {len}], {a}",
+            "31:",
+            "test {len:l}, 16",
+            "jz 32f",
+            "sub {len}, 16",
+            "movups {a}, [{from} + {len}]",
+            "movups [{to} + {len}], {a}",
+            "32:",
+            "test {len:l}, 32",
+            "jz 40f",
+            "sub {len}, 32",
+            "movups {a}, [{from} + {len} + 16]",
+            "movups {b}, [{from} + {len}]",
+            "movups [{to} + {len} + 16], {a}",
+            "movups [{to} + {len}], {b}",
+            // Lines.
+            "40:",
+            "sub {len}, 64",
+            "jb 60f",
+            "50:",
+            "movups {a}, [{from} + {len} + 48]",
+            "movups {b}, [{from} + {len} + 32]",
+            "movups {c}, [{from} + {len} + 16]",
+            "movups {d}, [{from} + {len}]",
+            "movups [{to} + {len} + 48], {a}",
+            "movups [{to} + {len} + 32], {b}",
+            "movups [{to} + {len} + 16], {c}",
+            "movups [{to} + {len}], {d}",
+            "sub {len}, 64",
+            "jae 50b",
+            "60:",
+            len = inout(reg) len => _,
             from = in(reg) from,
             to = in(reg) to,
+            over = out(reg) _,
             a = out(xmm_reg) _,
             b = out(xmm_reg) _,
             c = out(xmm_reg) _,
             d = out(xmm_reg) _,
             options(nostack),
         );
+    }
+}
+
+impl Count {
+    /// Adds to both, and returns how many messages there are now. Nobody else may be adding.
+    ///
+    /// With two accesses to memory for both: so many of them is what an append and a pop cost.
+    #[inline(always)]
+    pub(crate) fn add(&self, messages: u64, bytes: u64) -> u64 {
+        #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
+        {
+            let sum: u64;
+            // SAFETY: the two words stand next to each other; as in `wide`.
+            unsafe {
+                std::arch::asm!(
+                    "movq {a}, {messages}",
+                    "movq {b}, {bytes}",
+                    "punpcklqdq {a}, {b}",
+                    "movups {b}, [{count}]",
+                    "paddq {a}, {b}",
+                    "movups [{count}], {a}",
+                    "movq {messages}, {a}",
+                    messages = inout(reg) messages => sum,
+                    bytes = in(reg) bytes,
+                    count = in(reg) std::ptr::from_ref(self),
+                    a = out(xmm_reg) _,
+                    b = out(xmm_reg) _,
+                    options(nostack),
+                );
+            }
+            sum
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
+        {
+            use crate::sys::atomic::Ordering::Relaxed;
+            let sum = self.messages.load(Relaxed).wrapping_add(messages);
+            self.messages.store(sum, Relaxed);
+            self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
+            sum
+        }
     }
 }
 
@@ -141,5 +280,37 @@ mod tests {
                 assert_eq!(few, out);
             }
         }
+    }
+
+    #[test]
+    fn every_number_of_bytes_is_copied_and_zeros_up_to_the_end_of_the_word() {
+        // As above.
+        const MOST: usize = if cfg!(miri) { 10 } else { 300 };
+        let bytes: Vec<u8> = (0..MOST + 8).map(|index| (7 * index) as u8 | 1).collect();
+        for len in 0..=MOST {
+            for skewed in [0, 1, 4, 7] {
+                let place: Vec<AtomicU64> = (0..=MOST / 8 + 1).map(|_| AtomicU64::new(u64::MAX)).collect();
+                // SAFETY: both are longer.
+                unsafe { copy_bytes_in(bytes[skewed..].as_ptr(), place.as_ptr(), len) };
+                for (index, word) in place.iter().enumerate() {
+                    let mut expected = [0; 8];
+                    match bytes[skewed..][..len].get(8 * index..) {
+                        Some(rest @ [_, ..]) => rest.iter().zip(&mut expected).for_each(|(from, to)| *to = *from),
+                        _ => expected = [u8::MAX; 8],
+                    }
+                    let word = word.load(crate::sys::atomic::Ordering::Relaxed);
+                    assert_eq!(word.to_ne_bytes(), expected, "word {index} of {len} bytes");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_count_counts_both() {
+        let count = Count::default();
+        assert_eq!(count.add(1, 2), 1);
+        assert_eq!(count.add(3, u64::MAX), 4);
+        use crate::sys::atomic::Ordering::Relaxed;
+        assert_eq!((count.messages.load(Relaxed), count.bytes.load(Relaxed)), (4, 1));
     }
 }

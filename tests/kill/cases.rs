@@ -6,7 +6,7 @@ use nix::unistd::{ForkResult, fork};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use syncq::{Error, Overflow, Queue, Start, Wait};
+use syncq::{Error, Overflow, Queue, Start, Wait, Writer};
 
 /// How a victim is brought to an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,12 @@ const fn rehearsed(name: &'static str, scene: fn() -> Scene, rehearsal: fn() -> 
 pub const CASES: &[Case] = &[
     core("append", append),
     steady("append by the claim's keeper", append_as_keeper),
+    steady(
+        "append by the keeper, at the end of a piece",
+        append_as_keeper_at_the_end_of_a_piece,
+    ),
+    steady("append by the keeper, who makes ready", append_as_keeper_and_make_ready),
+    steady("append a batch by the keeper", append_batch_as_keeper),
     steady("append that revokes a kept claim", append_revoking),
     steady("append over the ring's end", append_over_the_end),
     steady("append a batch of three", append_batch),
@@ -186,20 +192,53 @@ fn appends(world: World, len: usize) -> Scene {
 /// More appends in a row than it takes to keep the claim.
 const UNTIL_KEPT: u32 = 24;
 
-fn append_as_keeper() -> Scene {
-    let world = World::new(&options().capacity(1 << 14));
+/// Dies in `last`, having appended so many messages of 128 bytes each, more than it takes to keep the claim. What is special
+/// about the next one depends on where it is: a sixteenth of a ring begins with an append that looks around, and what is made ready for
+/// short ones goes up to 64 before a multiple of 512, or before the next sixteenth.
+fn as_keeper(capacity: u64, before: u32, together: u32, last: fn(&mut Writer)) -> Scene {
+    assert!(before >= UNTIL_KEPT - 3);
+    let mut world = World::new(&options().capacity(capacity));
+    world.together = together;
     let queue = world.queue.clone();
     Scene::new(world, move |board| {
         let mut me = queue.writer("victim").expect("a writer");
-        for number in 0..UNTIL_KEPT {
+        for number in 0..before {
             me.append("news", &body(number, 40), LONG).expect("append");
         }
-        board.committed(UNTIL_KEPT);
-        let body = body(UNTIL_KEPT, 40);
+        board.committed(before);
         board.begin();
-        me.append("news", &body, LONG).expect("append");
-        board.committed(UNTIL_KEPT + 1);
+        last(&mut me);
+        board.committed(before + together);
         board.end();
+    })
+}
+
+/// From 3072 to 3200: all up to 4032 is ready, and nothing has to be made so.
+fn append_as_keeper() -> Scene {
+    as_keeper(1 << 14, 24, 1, |me| {
+        me.append("news", &body(24, 40), LONG).expect("append");
+    })
+}
+
+/// Up to 3840, from where on it looks for more, and there is none before the next sixteenth.
+fn append_as_keeper_at_the_end_of_a_piece() -> Scene {
+    as_keeper(1 << 14, 29, 1, |me| {
+        me.append("news", &body(29, 40), LONG).expect("append");
+    })
+}
+
+/// Up to 2816, from where on it makes a whole step ready: from 3072 on.
+fn append_as_keeper_and_make_ready() -> Scene {
+    as_keeper(1 << 16, 21, 1, |me| {
+        me.append("news", &body(21, 40), LONG).expect("append");
+    })
+}
+
+fn append_batch_as_keeper() -> Scene {
+    as_keeper(1 << 14, 24, 3, |me| {
+        let bodies = [body(24, 40), body(25, 8), body(26, 120)];
+        me.append_all(bodies.iter().map(|body| ("news", &body[..])), LONG)
+            .expect("append");
     })
 }
 
