@@ -202,6 +202,9 @@ impl Ring {
         self.check_process()?;
         let (slot, generation) = self.take_slot(role, sender, deadline)?;
         let origin = Origin::new(slot, generation, sender.len() as u8);
+        // Models go the short way, too; there the fence is a real one.
+        let is_fence_settled = self.segment.light.costs_nothing() || cfg!(any(loom, miri));
+        let is_short_way_open = is_fence_settled && !self.segment.geometry.timestamps;
         // From here on dropping this gives the slot back.
         let membership = Membership {
             ring: self.clone(),
@@ -218,10 +221,9 @@ impl Ring {
             }
             .bits(),
             keeping: Keeping::new(),
-            short_below: match self.segment.geometry.timestamps || !self.segment.light.costs_nothing() {
-                // Models have to go the short way, too; there the fence is a real one.
-                true if self.segment.geometry.timestamps || !cfg!(any(loom, miri)) => 0,
-                _ => LARGE,
+            short_below: match is_short_way_open {
+                true => LARGE,
+                false => 0,
             },
             role,
             born: fork::Born::now(),
