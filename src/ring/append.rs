@@ -2,7 +2,7 @@
 
 use super::Ring;
 use super::claim::{Claim, begin_if_kept};
-use super::keep::{Begun, UpTo};
+use super::keep::Begun;
 use super::members::Membership;
 use super::names::Shape;
 use super::record::{self, HEAD, Head, ORIGIN, SEQUENCE, TIME};
@@ -112,7 +112,7 @@ impl Membership {
     /// docs/performance.md has the figures.
     #[inline(never)]
     fn append_short(&self, body: &[u8]) -> Option<u64> {
-        // A short one always fits. `is_clear` would see the rest, but for a falsified frontier.
+        // A short one always fits. `is_ready` would see the rest, but for a falsified frontier.
         const {
             assert!(
                 RECORD_HEADER as usize + MAX_SENDER + MAX_KIND + LARGE + 2 * GRANULE as usize <= MIN_CAPACITY as usize
@@ -130,7 +130,7 @@ impl Membership {
         let shape = self.names.shape();
         let size = record::size_from(shape.body_offset(), body.len() as u64);
         let next = position.wrapping_add(size);
-        if !self.is_clear(slot, next, UpTo::Ready, shape.bits()) {
+        if !self.is_ready(next, slot, shape.bits()) {
             return self.rest_and_append_long(position, body);
         }
         // Its head is 0 already, and nothing is made ready beyond where the next of the ring's marks is due.

@@ -98,15 +98,6 @@ pub(super) struct Begun {
     pub(super) next: u64,
 }
 
-/// Up to where an append with the kept claim may go.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum UpTo {
-    /// As far as there is room. The head behind the record is to be prepared as any other.
-    Clear,
-    /// As far as heads behind the frontier are 0 already.
-    Ready,
-}
-
 impl Membership {
     /// Takes the claim for an append: the kept one, or anew.
     #[inline]
@@ -165,7 +156,7 @@ impl Membership {
         }
         let position = self.begin_if_kept(kept, fence)?;
         let next = position.wrapping_add(size);
-        if self.is_clear(self.line(), next, UpTo::Clear, bits) {
+        if self.may_end_at(next, &self.keeping.clear, self.line(), bits) {
             return Some(Begun { position, next });
         }
         self.rest(position);
@@ -178,14 +169,16 @@ impl Membership {
         begin_if_kept(&self.control().claim, kept, &self.line().cursor.frontier, fence)
     }
 
-    /// Whether, with the kept claim in hand, a record may end at `next` without a look at anything else.
+    /// Whether, with the kept claim in hand, a short record may end at `next` without a look at anything else, and the head there is 0
+    /// already. `slot`: this member's.
     #[inline(always)]
-    pub(super) fn is_clear(&self, slot: &Slot, next: u64, up_to: UpTo, bits: u32) -> bool {
-        let end = match up_to {
-            UpTo::Clear => &self.keeping.clear,
-            UpTo::Ready => &self.keeping.ready,
-        };
-        let left = end.load(Ordering::Relaxed).wrapping_sub(next);
+    pub(super) fn is_ready(&self, next: u64, slot: &Slot, bits: u32) -> bool {
+        self.may_end_at(next, &self.keeping.ready, slot, bits)
+    }
+
+    #[inline(always)]
+    fn may_end_at(&self, next: u64, most: &LocalCounter, slot: &Slot, bits: u32) -> bool {
+        let left = most.load(Ordering::Relaxed).wrapping_sub(next);
         // Also false for a falsified frontier more than a lap away, and (if it is none) for what is longer than the ring.
         left <= self.lane().max_record() && self.is_active_in(slot) && !self.has_sleepers(bits)
     }

@@ -91,7 +91,7 @@ impl<'s> Spot<'s> {
             words::copy_in(
                 names.as_ptr().cast(),
                 self.at.add(RECORD_HEADER as usize / 8),
-                names.len(),
+                size_of_val(names),
             )
         };
     }
@@ -131,7 +131,7 @@ impl<'s> Spot<'s> {
         // SAFETY: in range by the caller.
         let to = unsafe { self.at.byte_add(skip as usize) };
         // SAFETY: as above, and 8-aligned since `skip` is.
-        unsafe { words::copy_bytes_in(bytes.as_ptr(), to, bytes.len()) };
+        unsafe { words::copy_in(bytes.as_ptr(), to, bytes.len()) };
     }
 
     /// Copies `out.len()` words from byte `skip`, a multiple of 8. `racing`: a writer may be overwriting them; the caller checks

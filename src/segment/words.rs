@@ -33,33 +33,13 @@ pub(super) fn in_one_register(pointer: *const AtomicU64) -> *const AtomicU64 {
     pointer
 }
 
-/// Copies `count` words into a segment, the last one first.
-///
-/// # Safety
-///
-/// `from` is good for as many words, whatever its alignment, and `to` too.
-#[inline(always)]
-pub(super) unsafe fn copy_in(from: *const [u8; 8], to: *const AtomicU64, count: usize) {
-    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
-    // SAFETY: the caller's.
-    unsafe {
-        wide(from.cast(), to.cast_mut().cast(), 8 * count)
-    };
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies)))))]
-    for index in (0..count).rev() {
-        // SAFETY: the caller's.
-        let (word, place) = unsafe { (*from.add(index), &*to.add(index)) };
-        place.store(u64::from_ne_bytes(word), crate::sys::atomic::Ordering::Relaxed);
-    }
-}
-
 /// Copies `len` bytes into a segment, the last one first, and zeros behind them up to the end of the word.
 ///
 /// # Safety
 ///
-/// `from` is good for as many bytes, `to` for as many whole words.
+/// `from` is good for as many bytes, `to` for as many whole words. Nobody else writes to `from` meanwhile.
 #[inline(always)]
-pub(super) unsafe fn copy_bytes_in(from: *const u8, to: *const AtomicU64, len: usize) {
+pub(super) unsafe fn copy_in(from: *const u8, to: *const AtomicU64, len: usize) {
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri, fuzzing, plain_copies))))]
     // SAFETY: the caller's.
     unsafe {
@@ -77,8 +57,11 @@ pub(super) unsafe fn copy_bytes_in(from: *const u8, to: *const AtomicU64, len: u
                 crate::sys::atomic::Ordering::Relaxed,
             );
         }
-        // SAFETY: the caller's.
-        unsafe { copy_in(words.as_ptr(), to, words.len()) };
+        for (index, word) in words.iter().enumerate().rev() {
+            // SAFETY: the caller's.
+            let place = unsafe { &*to.add(index) };
+            place.store(u64::from_ne_bytes(*word), crate::sys::atomic::Ordering::Relaxed);
+        }
     }
 }
 
@@ -260,7 +243,7 @@ mod tests {
                 let bytes: Vec<u8> = (0..MOST * 8 + 8).map(|index| index as u8).collect();
                 let place: Vec<AtomicU64> = (0..=MOST).map(|_| AtomicU64::new(u64::MAX)).collect();
                 // SAFETY: both are longer.
-                unsafe { copy_in(bytes[skewed..].as_ptr().cast(), place.as_ptr(), count) };
+                unsafe { copy_in(bytes[skewed..].as_ptr(), place.as_ptr(), 8 * count) };
                 let mut out = [u64::MAX; MOST + 1];
                 // SAFETY: both are longer.
                 unsafe { copy_out(place.as_ptr(), out.as_mut_ptr(), MOST + 1) };
@@ -291,7 +274,7 @@ mod tests {
             for skewed in [0, 1, 4, 7] {
                 let place: Vec<AtomicU64> = (0..=MOST / 8 + 1).map(|_| AtomicU64::new(u64::MAX)).collect();
                 // SAFETY: both are longer.
-                unsafe { copy_bytes_in(bytes[skewed..].as_ptr(), place.as_ptr(), len) };
+                unsafe { copy_in(bytes[skewed..].as_ptr(), place.as_ptr(), len) };
                 for (index, word) in place.iter().enumerate() {
                     let mut expected = [0; 8];
                     match bytes[skewed..][..len].get(8 * index..) {
