@@ -4,14 +4,15 @@ use super::doorbell::Doorbell;
 use super::guard::Guard;
 use super::info::MemberId;
 use super::message::{Buffer, Message};
+use super::pace::Pace;
 use super::screen::{Outline, Screen, Verdict};
 use crate::error::{Error, Result};
 use crate::ring::Ring;
 use crate::ring::members::{Beginning, Membership};
 use crate::ring::read::{AtHand, Found, Look};
 use crate::ring::record::Origin;
-use crate::ring::sleep::ANY_KIND;
-use crate::sys::atomic::{AtomicU64, Ordering, fence, spin_hint};
+use crate::ring::sleep::{ANY_KIND, note_wait};
+use crate::sys::atomic::{AtomicU64, Ordering, fence};
 use crate::sys::futex::EVERY_BIT;
 use crate::sys::spinning_helps;
 use crate::wait::{Deadline, Wait};
@@ -30,12 +31,6 @@ const OBSERVER_SLICES: (Duration, Duration) = (Duration::from_micros(250), Durat
 /// times the ring at most; a member that never pops must meet an error before it has eaten the machine.
 const HOME_LIMIT: u64 = 16 << 20;
 
-/// So many messages between two times of having caught up are a stream.
-const STREAM: u64 = 4;
-/// How often a reader of a stream pauses when it has caught up, least and most: from some hundred nanoseconds together to some
-/// microseconds.
-const LOOK_AWAY: (u64, u64) = (16, 256);
-
 /// How often a reader of answers that come one by one looks before it looks at the clock.
 const MOMENT_LOOKS: u32 = 256;
 
@@ -52,10 +47,7 @@ pub(super) struct Inbox {
     position: u64,
     /// The sequence number of the message expected at `position`.
     sequence: u64,
-    /// `sequence` when this reader last found nothing.
-    caught_up: u64,
-    /// How often it pauses when it has caught up with a stream the next time.
-    look_away: u64,
+    pace: Pace,
     pub(super) screen: Screen,
     /// The edition of the screen that others are shown and that the wake-up bits are of.
     applied: u64,
@@ -134,6 +126,7 @@ impl Inbox {
         spin: Duration,
         hears_own: bool,
     ) -> Self {
+        let pace = Pace::new(at.position, at.sequence, ring.segment.geometry.capacity);
         let mut inbox = Inbox {
             is_racing: membership.is_none() || ring.segment.geometry.lossy,
             home_limit: HOME_LIMIT.max(16 * ring.segment.geometry.capacity),
@@ -141,8 +134,7 @@ impl Inbox {
             membership,
             position: at.position,
             sequence: at.sequence,
-            caught_up: at.sequence,
-            look_away: LOOK_AWAY.0,
+            pace,
             screen: Screen::new(hears_own),
             applied: 0,
             plain_edition: NO_EDITION,
@@ -192,6 +184,7 @@ impl Inbox {
     /// The next message, in this inbox's own buffer.
     #[inline(always)]
     pub(super) fn pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
+        self.keep_pace(wait);
         let mut has_looked = false;
         let at_hand = loop {
             if let Some(at_hand) = self.plain().next(&self.membership) {
@@ -222,6 +215,7 @@ impl Inbox {
     /// The next message, in the caller's buffer.
     #[inline(always)]
     pub(super) fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
+        self.keep_pace(wait);
         let mut has_looked = false;
         let at_hand = loop {
             if let Some(at_hand) = self.plain().next(&self.membership) {
@@ -259,19 +253,15 @@ impl Inbox {
     /// from a look that sees it to the caller is shorter from here than from any longer wait.
     #[inline(never)]
     fn is_soon_at_hand(&mut self, wait: Wait) -> bool {
-        let may_wait = match wait {
-            Wait::For(time) => !time.is_zero(),
-            Wait::Forever => true,
-            // Only the clock tells whether this has passed.
-            Wait::Until(_) | Wait::Never => false,
-        };
-        let is_stream = self.sequence.wrapping_sub(self.caught_up) >= STREAM;
-        if !may_wait || is_stream || self.spin.is_zero() || !spinning_helps() {
+        // Only the clock tells whether a point in time has passed.
+        let may_wait = !wait.is_never() && !matches!(wait, Wait::Until(_));
+        if !may_wait || self.pace.is_stream(self.sequence) || !self.may_spin() {
             return false;
         }
         if self.screen.edition() != self.plain_edition {
             return false;
         }
+        note_wait();
         for _ in 0..MOMENT_LOOKS {
             let Some(me) = &self.membership else { return false };
             if me.is_empty_at(self.position) {
@@ -281,8 +271,7 @@ impl Inbox {
                 return false;
             };
             if !found.origin.is_of_member(self.passed_over) {
-                self.caught_up = self.sequence;
-                self.look_away = LOOK_AWAY.0;
+                self.pace.is_single(self.position, self.sequence);
                 return true;
             }
             self.pass_over(&found);
@@ -371,7 +360,8 @@ impl Inbox {
             Err(seen) => seen,
         };
         let deadline = Deadline::of(wait);
-        self.look_away(&deadline);
+        self.pace
+            .has_caught_up(self.position, self.sequence, !wait.is_never() && self.may_spin());
         let from = self.position;
         loop {
             let is_news = match &self.membership {
@@ -401,26 +391,25 @@ impl Inbox {
         }
     }
 
-    /// A reader that has caught up with a stream of messages leaves the writer's cache line alone for a moment. Who looks all
-    /// the time takes the line from the writer for every single message; after a moment several are there, and their
-    /// transfers overlap. One message and then nothing is no stream: there every nanosecond counts.
-    ///
-    /// The moment grows while it pays: as long as each one brings a message for every few pauses. It may be longer than a short
-    /// [`spin`](crate::QueueOptions::spin): it is no wait for something that may not come.
-    fn look_away(&mut self, deadline: &Deadline) {
-        let taken = self.sequence.wrapping_sub(self.caught_up);
-        self.caught_up = self.sequence;
-        if taken < STREAM {
-            self.look_away = LOOK_AWAY.0;
-        } else if !matches!(deadline, Deadline::Now) && !self.spin.is_zero() && spinning_helps() {
-            for _ in 0..self.look_away {
-                spin_hint();
-            }
-            self.look_away = match taken.saturating_mul(4) >= self.look_away {
-                true => (2 * self.look_away).min(LOOK_AWAY.1),
-                false => (self.look_away / 2).max(LOOK_AWAY.0),
-            };
+    /// Sees to the distance from the writer; see [`Pace`].
+    #[inline(always)]
+    fn keep_pace(&mut self, wait: Wait) {
+        if Pace::is_due(self.position) {
+            self.keep_distance(wait);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn keep_distance(&mut self, wait: Wait) {
+        let (ring, position, sequence) = (&self.ring, self.position, self.sequence);
+        if !wait.is_never() && self.pace.is_too_near(position, sequence, || ring.frontier()) && self.may_spin() {
+            self.pace.has_caught_up(position, sequence, true);
+        }
+    }
+
+    fn may_spin(&self) -> bool {
+        !self.spin.is_zero() && spinning_helps()
     }
 
     #[cold]

@@ -11,6 +11,7 @@ mod member;
 mod message;
 mod observer;
 mod options;
+mod pace;
 mod reader;
 mod reservation;
 mod screen;

@@ -4,6 +4,7 @@
 
 use super::claim::{Claim, Word, begin_if_kept};
 use super::members::Membership;
+use super::sleep::waits;
 use crate::error::Result;
 use crate::segment::layout::{GRANULE, Slot};
 use crate::sys::atomic::{Ordering, in_total_order};
@@ -30,13 +31,17 @@ pub(crate) struct Keeping {
     ready: LocalCounter,
     /// From here on more is to be made ready.
     low: LocalCounter,
+    /// What [`waits`] said when it last made ready.
+    waits: LocalCounter,
     /// While it keeps the claim: the number of the record at the frontier, less the messages that this member has appended.
     numbering: LocalCounter,
 }
 
-/// So many bytes behind the frontier are made ready at a time, when so many or fewer are left. More at a time are better for streams and worse for
-/// round trips. (In a model they have to fit between two marks.)
+/// So many bytes behind the frontier are made ready at a time by who writes a stream, and half of it by who waits for answers: more at a
+/// time overlap more ways, but the next message has to wait for them all. (In a model they have to fit between two marks.)
 const READY_STEP: u64 = if cfg!(loom) { 128 } else { 512 };
+const HALF_STEP: u64 = READY_STEP / 2;
+/// When so many or fewer are left.
 const READY_AT: u64 = if cfg!(loom) { 64 } else { 192 };
 
 type LocalCounter = std::sync::atomic::AtomicU64;
@@ -56,6 +61,7 @@ impl Keeping {
             clear: LocalCounter::new(0),
             ready: LocalCounter::new(0),
             low: LocalCounter::new(0),
+            waits: LocalCounter::new(0),
             numbering: LocalCounter::new(0),
         }
     }
@@ -209,17 +215,32 @@ impl Membership {
         let keeping = &self.keeping;
         debug_assert!(keeping.ready.load(Ordering::Relaxed).wrapping_sub(frontier) as i64 >= 0);
         let first = keeping.ready.load(Ordering::Relaxed).wrapping_add(GRANULE);
-        let ready = first.wrapping_add(READY_STEP - GRANULE);
-        let is_whole_step = first.is_multiple_of(READY_STEP);
-        if !is_whole_step
-            || size > READY_STEP
+        let is_whole = first.is_multiple_of(READY_STEP) && !self.has_waited();
+        let step = if is_whole { READY_STEP } else { HALF_STEP };
+        let ready = first.wrapping_add(step - GRANULE);
+        if !first.is_multiple_of(HALF_STEP)
+            || size > step
             || keeping.clear.load(Ordering::Relaxed).wrapping_sub(ready) > self.lane().max_record()
         {
             return self.make_some_ready(frontier, size);
         }
         // Where the ring ends a step ends.
-        self.at(first).empty::<{ (READY_STEP / GRANULE) as usize }>();
+        const HALF: usize = (HALF_STEP / GRANULE) as usize;
+        self.at(first).empty::<HALF>();
+        if is_whole {
+            self.at(first.wrapping_add(HALF_STEP)).empty::<HALF>();
+        }
         self.is_ready_up_to(ready, size);
+    }
+
+    /// Whether this thread has waited for a message since it last made ready.
+    #[inline(always)]
+    fn has_waited(&self) -> bool {
+        let now = u64::from(waits());
+        let waits = &self.keeping.waits;
+        let has = waits.load(Ordering::Relaxed) != now;
+        waits.store(now, Ordering::Relaxed);
+        has
     }
 
     /// The same granule by granule, for anybody.

@@ -23,6 +23,7 @@ use crate::sys::atomic::{Ordering, in_total_order, spin_hint};
 use crate::sys::futex::EVERY_BIT;
 use crate::sys::{barrier, spinning_helps};
 use crate::wait::Deadline;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// The bit of all kinds that have none of their own.
@@ -30,6 +31,25 @@ const OTHER_KINDS: u32 = 1 << KIND_BITS;
 /// The bit of readers that pass over no kind. They set no other: who is woken by one bit leaves its others set, and then every
 /// append has to find out that nobody sleeps there.
 pub(crate) const ANY_KIND: u32 = 1 << (KIND_BITS + 1);
+thread_local! {
+    /// How often this thread has waited for a message.
+    static WAITS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A count that is another one when the calling thread has waited for a message since. A hint for who writes: whoever
+/// waits for answers has time before the next message, and writes no stream.
+#[inline(always)]
+pub(super) fn waits() -> u32 {
+    // In a model threads are not what they seem, and every run has to be the same.
+    if cfg!(loom) { 0 } else { WAITS.get() }
+}
+
+/// The calling thread waits for a message.
+#[inline]
+pub(crate) fn note_wait() {
+    WAITS.set(waits().wrapping_add(1));
+}
+
 /// How long a reader sleeps at a time while nobody is writing. It would be rung; this is for what no protocol covers.
 const IDLE_SLICE: Duration = Duration::from_millis(500);
 /// The first sleep of a reader while somebody is writing.
@@ -169,6 +189,7 @@ impl Ring {
             }
             return head.load(Ordering::Acquire) != seen;
         }
+        note_wait();
         if self.spin_on(|| head.load(Ordering::Acquire) != seen, spin, deadline) {
             return true;
         }
