@@ -33,18 +33,20 @@ pub fn pin(processor: usize) {
     sched_setaffinity(Pid::from_raw(0), &set).expect("two processors");
 }
 
-/// Waits for what comes soon, without keeping a processor from who has to bring it.
+/// Waits for what may come soon, or much later, without keeping a processor from who has to bring it: among many ends, those that are
+/// done must not cost those that are not.
 pub fn wait_until(is_done: impl Fn() -> bool) {
+    const LONGEST: Duration = Duration::from_millis(2);
+    let mut sleep = Duration::from_micros(50);
     for round in 0u32.. {
         if is_done() {
             return;
         }
         if round < 1000 {
             std::hint::spin_loop();
-        } else if round < 2000 {
-            std::thread::yield_now();
         } else {
-            std::thread::sleep(Duration::from_micros(50));
+            std::thread::sleep(sleep);
+            sleep = (2 * sleep).min(LONGEST);
         }
     }
 }
