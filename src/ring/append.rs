@@ -33,6 +33,10 @@ impl Draft<'_> {
 /// Called when the appending member's own unread messages are what fills the ring. Makes room and says `true`, or cannot.
 pub(crate) type Relieve<'a> = &'a mut dyn FnMut() -> Result<bool>;
 
+/// No record's position: what appends on the short ways return in place of one when nothing was done. An `Option` would take two registers, and
+/// the compiler makes a call that comes back of what could be a jump.
+const NOWHERE: u64 = u64::MAX;
+
 /// For those that read nothing.
 pub(crate) fn no_backlog() -> Result<bool> {
     Ok(false)
@@ -94,10 +98,11 @@ impl Membership {
         if !self.names.become_of(kind, &self.ring) {
             return None;
         }
-        match body.len() < self.short_below {
+        let position = match body.len() < self.short_below {
             true => self.append_short(body),
             false => self.append_long(body),
-        }
+        };
+        (position != NOWHERE).then_some(position)
     }
 
     /// Appends one message, whose names are known and whose body is below `short_below`, if nothing is in the way: the claim is kept, there
@@ -111,7 +116,7 @@ impl Membership {
     /// there are registers to spare, and no calls come back.
     /// docs/performance.md has the figures.
     #[inline(never)]
-    fn append_short(&self, body: &[u8]) -> Option<u64> {
+    fn append_short(&self, body: &[u8]) -> u64 {
         // A short one always fits. `is_ready` would see the rest, but for a falsified frontier.
         const {
             assert!(
@@ -120,7 +125,7 @@ impl Membership {
         };
         let kept = self.kept();
         if kept.bits() == 0 || !self.is_of_this_process() {
-            return None;
+            return NOWHERE;
         }
         let fence = || self.light_fence();
         let slot = self.line();
@@ -152,7 +157,7 @@ impl Membership {
         }
         // Release: pairs with the Acquire in `is_busy` and `frontier_of`.
         self.line().cursor.frontier.store(next, Ordering::Release);
-        Some(position)
+        position
     }
 
     /// [`Light::fence`](crate::sys::barrier::Light::fence) for who has asked `short_below`, which says that the compiler's is enough.
@@ -166,31 +171,32 @@ impl Membership {
 
     #[cold]
     #[inline(never)]
-    fn rest_and_append_long(&self, frontier: u64, body: &[u8]) -> Option<u64> {
+    fn rest_and_append_long(&self, frontier: u64, body: &[u8]) -> u64 {
         self.rest(frontier);
         self.append_long(body)
     }
 
     #[cold]
     #[inline(never)]
-    fn make_ready_and_end(&self, position: u64, next: u64) -> Option<u64> {
+    fn make_ready_and_end(&self, position: u64, next: u64) -> u64 {
         self.make_ready(next, next.wrapping_sub(position));
         // Release: as in `append_short`.
         self.line().cursor.frontier.store(next, Ordering::Release);
-        // Were it seen to be just this, the compiler would make of a jump to here a call that comes back.
-        std::hint::black_box(Some(position))
+        position
     }
 
     /// The same for any body, or where less is ready.
     #[inline(never)]
-    fn append_long(&self, body: &[u8]) -> Option<u64> {
+    fn append_long(&self, body: &[u8]) -> u64 {
         let shape = self.names.shape();
         let size = record::size_from(shape.body_offset(), body.len() as u64);
         let is_too_long = body.len() > u32::MAX as usize || size > self.lane().max_record();
         if is_too_long || !self.is_of_this_process() {
-            return None;
+            return NOWHERE;
         }
-        let Begun { position, next } = self.begin_kept(size, shape.bits(), || self.light.fence())?;
+        let Some(Begun { position, next }) = self.begin_kept(size, shape.bits(), || self.light.fence()) else {
+            return NOWHERE;
+        };
         let spot = self.at(position);
         prepare_frontier(self.at(next), self.count_kept(1, body.len() as u64));
         spot.copy_in(shape.body_offset(), body);
@@ -199,7 +205,7 @@ impl Membership {
         publish_prepared(spot, position, Head::of_message(body.len() as u32));
         self.ring.ring_again(shape.bits());
         self.end_kept(next, size);
-        Some(position)
+        position
     }
 
     /// Appends one message, taking the claim or waiting for room. Returns its position.
