@@ -96,6 +96,10 @@ impl Inbox {
             Err(error) => return Err(error.into()),
         };
         let reader = only_reader(name, &messages)?;
+        // Somebody may have come before there was a reader here, and taken it for a killed node's.
+        if !messages.is_current() {
+            return Err(LocalError::Collision);
+        }
         // The name is ours, and with it the second one.
         let second = queue_name(name, Lane::Answers);
         let made = match Queue::unlink_name(&second) {
