@@ -33,11 +33,8 @@ pub fn pin(processor: usize) {
     sched_setaffinity(Pid::from_raw(0), &set).expect("two processors");
 }
 
-/// Waits for what may come soon, or much later, without keeping a processor from who has to bring it: among many ends, those that are
-/// done must not cost those that are not.
+/// Waits for what comes soon, without keeping a processor from who has to bring it.
 pub fn wait_until(is_done: impl Fn() -> bool) {
-    const LONGEST: Duration = Duration::from_millis(2);
-    let mut sleep = Duration::from_micros(50);
     for round in 0u32.. {
         if is_done() {
             return;
@@ -45,8 +42,14 @@ pub fn wait_until(is_done: impl Fn() -> bool) {
         if round < 1000 {
             std::hint::spin_loop();
         } else {
-            std::thread::sleep(sleep);
-            sleep = (2 * sleep).min(LONGEST);
+            std::thread::sleep(Duration::from_micros(50));
         }
+    }
+}
+
+/// Waits for the end of what others do, whom it must not cost anything.
+pub fn wait_for_others(is_done: impl Fn() -> bool) {
+    while !is_done() {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

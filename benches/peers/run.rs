@@ -239,7 +239,7 @@ impl Stage<'_> {
                 clock::wait_until(|| self.board.warmed.get() == self.shape.readers as u64);
                 self.measure(end, busy, || sender.send_many(&body, share(self.count.main)));
                 // Whoever reads may still need what this end holds.
-                clock::wait_until(|| self.readers_are_done());
+                clock::wait_for_others(|| self.readers_are_done());
             }
             Work::Stream { work } => {
                 let mut receiver = self.link.any_receiver();

@@ -4,7 +4,7 @@ use super::doorbell::Doorbell;
 use super::guard::Guard;
 use super::info::MemberId;
 use super::message::{Buffer, Message};
-use super::pace::Pace;
+use super::pace::{LONGER, Pace};
 use super::screen::{Outline, Screen, Verdict};
 use crate::error::{Error, Result};
 use crate::ring::Ring;
@@ -19,7 +19,7 @@ use crate::wait::{Deadline, Wait};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Writers that wait for room are told at least every so many bytes that a reader passes over.
 const LET_GO_EVERY: u64 = 64 << 10;
@@ -47,7 +47,7 @@ pub(super) struct Inbox {
     position: u64,
     /// The sequence number of the message expected at `position`.
     sequence: u64,
-    pace: Pace,
+    pub(super) pace: Pace,
     pub(super) screen: Screen,
     /// The edition of the screen that others are shown and that the wake-up bits are of.
     applied: u64,
@@ -271,7 +271,7 @@ impl Inbox {
                 return false;
             };
             if !found.origin.is_of_member(self.passed_over) {
-                self.pace.is_single(self.position, self.sequence);
+                self.pace.begin_anew(self.sequence);
                 return true;
             }
             self.pass_over(&found);
@@ -360,8 +360,9 @@ impl Inbox {
             Err(seen) => seen,
         };
         let deadline = Deadline::of(wait);
-        self.pace
-            .has_caught_up(self.position, self.sequence, !wait.is_never() && self.may_spin());
+        let ring = &self.ring;
+        let frontier = self.may_pause(wait).then_some(|| ring.frontier());
+        self.pace.has_caught_up(self.sequence, frontier);
         let from = self.position;
         loop {
             let is_news = match &self.membership {
@@ -394,7 +395,7 @@ impl Inbox {
     /// Sees to the distance from the writer; see [`Pace`].
     #[inline(always)]
     fn keep_pace(&mut self, wait: Wait) {
-        if Pace::is_due(self.position) {
+        if self.pace.is_due(self.position) {
             self.keep_distance(wait);
         }
     }
@@ -402,10 +403,23 @@ impl Inbox {
     #[cold]
     #[inline(never)]
     fn keep_distance(&mut self, wait: Wait) {
-        let (ring, position, sequence) = (&self.ring, self.position, self.sequence);
-        if !wait.is_never() && self.pace.is_too_near(position, sequence, || ring.frontier()) && self.may_spin() {
-            self.pace.has_caught_up(position, sequence, true);
+        // What was brought home is read first, and the position stands still.
+        if self.home.is_empty() {
+            let ring = &self.ring;
+            let frontier = self.may_pause(wait).then_some(|| ring.frontier());
+            self.pace.keep_distance(self.position, self.sequence, frontier);
         }
+    }
+
+    /// Whether a call may take as long as pauses do.
+    fn may_pause(&self, wait: Wait) -> bool {
+        let is_long = match wait {
+            Wait::Never => false,
+            Wait::For(time) => time > LONGER,
+            Wait::Until(end) => end.saturating_duration_since(Instant::now()) > LONGER,
+            Wait::Forever => true,
+        };
+        is_long && self.may_spin()
     }
 
     fn may_spin(&self) -> bool {

@@ -114,3 +114,51 @@ impl Reader {
         MemberId::of(self.inbox.membership().expect("a reader is a member"))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Queue, Wait};
+    use std::time::{Duration, Instant};
+
+    /// Before which message a reader last paused that has popped nearly all of a backlog so.
+    fn last_pause(spin: Option<Duration>, wait: impl Fn() -> Wait, into: bool) -> u64 {
+        let queue = Queue::options().anonymous().unwrap();
+        let (mut reader, mut writer) = (queue.reader().unwrap(), queue.writer("").unwrap());
+        if let Some(spin) = spin {
+            reader.set_spin(spin);
+        }
+        for _ in 0..300 {
+            writer.append("", &[7; 64], Wait::Never).unwrap();
+        }
+        let mut buffer = Buffer::new();
+        for _ in 0..290 {
+            let message = match into {
+                true => reader.pop_into(&mut buffer, wait()),
+                false => reader.pop(wait()),
+            };
+            assert!(message.unwrap().is_some());
+        }
+        reader.inbox.pace.last_pause()
+    }
+
+    #[test]
+    fn a_reader_that_comes_near_the_writer_pauses_if_it_may() {
+        if !crate::sys::spinning_helps() {
+            eprintln!("skipped: on one processor nobody spins or pauses");
+            return;
+        }
+        let soon = || Wait::Until(Instant::now() + Duration::from_secs(1));
+        for into in [false, true] {
+            // 8 KiB, and the messages take 128 bytes.
+            assert!((236..290).contains(&last_pause(None, || Wait::Forever, into)));
+            assert!(last_pause(None, || Wait::For(Duration::from_secs(1)), into) > 0);
+            assert!(last_pause(None, soon, into) > 0);
+            assert_eq!(last_pause(None, || Wait::Never, into), 0);
+            assert_eq!(last_pause(None, || Wait::For(Duration::ZERO), into), 0);
+            assert_eq!(last_pause(None, || Wait::For(Duration::from_micros(50)), into), 0);
+            assert_eq!(last_pause(None, || Wait::Until(Instant::now()), into), 0);
+            assert_eq!(last_pause(Some(Duration::ZERO), || Wait::Forever, into), 0);
+        }
+    }
+}

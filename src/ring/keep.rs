@@ -31,14 +31,15 @@ pub(crate) struct Keeping {
     ready: LocalCounter,
     /// From here on more is to be made ready.
     low: LocalCounter,
-    /// What [`waits`] said when it last made ready.
+    /// What [`waits`] said when a step was last made ready.
     waits: LocalCounter,
     /// While it keeps the claim: the number of the record at the frontier, less the messages that this member has appended.
     numbering: LocalCounter,
 }
 
-/// So many bytes behind the frontier are made ready at a time by who writes a stream, and half of it by who waits for answers: more at a
-/// time overlap more ways, but the next message has to wait for them all. (In a model they have to fit between two marks.)
+/// So many bytes behind the frontier are made ready at a time by who writes a stream, and half of it by who writes short records and waits for
+/// answers: more at a time overlap more ways, but the next message has to wait for them all. (In a model they have to fit
+/// between two marks.)
 const READY_STEP: u64 = if cfg!(loom) { 128 } else { 512 };
 const HALF_STEP: u64 = READY_STEP / 2;
 /// When so many or fewer are left.
@@ -61,7 +62,7 @@ impl Keeping {
             clear: LocalCounter::new(0),
             ready: LocalCounter::new(0),
             low: LocalCounter::new(0),
-            waits: LocalCounter::new(0),
+            waits: LocalCounter::new(waits().into()),
             numbering: LocalCounter::new(0),
         }
     }
@@ -76,6 +77,12 @@ impl Keeping {
     #[inline(always)]
     pub(super) fn is_low(&self, frontier: u64) -> bool {
         self.low.load(Ordering::Relaxed).wrapping_sub(frontier) as i64 <= 0
+    }
+
+    /// As if the thread had waited for a message since: in a model it never has.
+    #[cfg(all(test, loom))]
+    pub(super) fn has_waited_since(&self) {
+        self.waits.store(1, Ordering::Relaxed);
     }
 
     /// Keep the claim from the next append on.
@@ -215,7 +222,9 @@ impl Membership {
         let keeping = &self.keeping;
         debug_assert!(keeping.ready.load(Ordering::Relaxed).wrapping_sub(frontier) as i64 >= 0);
         let first = keeping.ready.load(Ordering::Relaxed).wrapping_add(GRANULE);
-        let is_whole = first.is_multiple_of(READY_STEP) && !self.has_waited();
+        // A whole step for one that needs it, too.
+        let may_be_half = self.has_waited() && size <= HALF_STEP;
+        let is_whole = first.is_multiple_of(READY_STEP) && !may_be_half;
         let step = if is_whole { READY_STEP } else { HALF_STEP };
         let ready = first.wrapping_add(step - GRANULE);
         if !first.is_multiple_of(HALF_STEP)
@@ -233,7 +242,7 @@ impl Membership {
         self.is_ready_up_to(ready, size);
     }
 
-    /// Whether this thread has waited for a message since it last made ready.
+    /// Whether this thread has waited for a message since a step was last made ready.
     #[inline(always)]
     fn has_waited(&self) -> bool {
         let now = u64::from(waits());
@@ -349,5 +358,87 @@ impl Membership {
         self.keeping.clear.store(clear, Ordering::Relaxed);
         let numbering = self.ring.sequence_at(position).wrapping_sub(self.appended());
         self.keeping.numbering.store(numbering, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::Ring;
+    use super::super::append::{Draft, no_backlog};
+    use super::super::members::{Beginning, Role, Start};
+    use super::super::record::HEAD;
+    use super::super::sleep::note_wait;
+    use super::*;
+    use crate::segment::{Geometry, backing};
+    use crate::wait::Wait;
+    use std::sync::Arc;
+
+    fn ring(capacity: u64, start: u64) -> Arc<Ring> {
+        let geometry = Geometry {
+            capacity,
+            slots: 3,
+            lossy: false,
+            single_writer: true,
+            timestamps: false,
+            unlink_on_last_leave: false,
+            start,
+            instance: [0; 2],
+            created: 0,
+            creator: 0,
+        };
+        let segment = backing::on_heap(&"ready".into(), geometry).unwrap();
+        Ring::prepare(&segment);
+        Arc::new(Ring::new(segment))
+    }
+
+    #[test]
+    fn what_is_ready_begins_with_0_in_each_granule_wherever_records_begin_and_whoever_waits() {
+        let (mut whole, mut half, mut random) = (0, 0, 1u64);
+        let most = if cfg!(miri) { 60 } else { 3000 };
+        for (capacity, start) in [4096, 8192, 1 << 16]
+            .into_iter()
+            .flat_map(|it| [0, 5 * GRANULE].map(|at| (it, at)))
+        {
+            let ring = ring(capacity, start);
+            let deadline = Deadline::of(Wait::Forever);
+            let join = |role| ring.join(role, "", Start::Now, &deadline).unwrap();
+            let (reader, Beginning { position: mut at, .. }) = join(Role::Reader);
+            let (writer, _) = join(Role::Writer);
+            for _ in 0..most {
+                random = random
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                if random >> 60 < 4 {
+                    note_wait();
+                }
+                let (kind, body) = (b"", vec![7; (random >> 33) as usize % 600]);
+                if writer.append_if_clear(kind, &body).is_none() {
+                    writer
+                        .append(Draft { kind, body: &body }, Wait::Never, &mut no_backlog)
+                        .unwrap();
+                }
+                let (frontier, ready) = (ring.frontier(), writer.keeping.ready.load(Ordering::Relaxed));
+                let clear = writer.keeping.clear.load(Ordering::Relaxed);
+                assert!(
+                    frontier <= ready && ready <= clear.max(frontier),
+                    "{frontier} {ready} {clear}"
+                );
+                for position in (frontier..=ready).step_by(GRANULE as usize) {
+                    assert_eq!(
+                        ring.segment.word(position, HEAD).load(Ordering::Relaxed),
+                        0,
+                        "at {position}"
+                    );
+                }
+                match ready % READY_STEP {
+                    448 => whole += 1,
+                    192 => half += 1,
+                    _ => {}
+                }
+                reader.advance(at, frontier);
+                at = frontier;
+            }
+        }
+        assert!(whole > 0 && half > 0, "whole steps {whole}, half ones {half}");
     }
 }

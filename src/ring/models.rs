@@ -282,6 +282,9 @@ fn short_appends_go_round() {
         assert_eq!(pop(&reader, &mut at), 9);
         // What the last lap left behind its frontier is no head on this one.
         for value in 0..40 {
+            if value % 2 == 0 {
+                keeper.keeping.has_waited_since();
+            }
             append(&keeper, value);
             assert_eq!(pop(&reader, &mut at), value);
             assert!(matches!(ring.look(at), Ok(Look::Nothing(0))));

@@ -31,13 +31,19 @@ const OTHER_KINDS: u32 = 1 << KIND_BITS;
 /// The bit of readers that pass over no kind. They set no other: who is woken by one bit leaves its others set, and then every
 /// append has to find out that nobody sleeps there.
 pub(crate) const ANY_KIND: u32 = 1 << (KIND_BITS + 1);
+/// How long a reader sleeps at a time while nobody is writing. It would be rung; this is for what no protocol covers.
+const IDLE_SLICE: Duration = Duration::from_millis(500);
+/// The first sleep of a reader while somebody is writing.
+const BUSY_SLICE: Duration = Duration::from_micros(100);
+
 thread_local! {
     /// How often this thread has waited for a message.
     static WAITS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// A count that is another one when the calling thread has waited for a message since. A hint for who writes: whoever
-/// waits for answers has time before the next message, and writes no stream.
+/// waits for answers has time before the next message, and writes no stream. (No more than a hint: the answer may be waited
+/// for by another thread, or the writer handed to one.)
 #[inline(always)]
 pub(super) fn waits() -> u32 {
     // In a model threads are not what they seem, and every run has to be the same.
@@ -49,11 +55,6 @@ pub(super) fn waits() -> u32 {
 pub(crate) fn note_wait() {
     WAITS.set(waits().wrapping_add(1));
 }
-
-/// How long a reader sleeps at a time while nobody is writing. It would be rung; this is for what no protocol covers.
-const IDLE_SLICE: Duration = Duration::from_millis(500);
-/// The first sleep of a reader while somebody is writing.
-const BUSY_SLICE: Duration = Duration::from_micros(100);
 
 impl Ring {
     /// The wake-up bits that a message of `kind` rings for.

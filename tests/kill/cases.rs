@@ -116,6 +116,10 @@ pub const CASES: &[Case] = &[
         append_as_keeper_at_the_end_of_a_piece,
     ),
     steady("append by the keeper, who makes ready", append_as_keeper_and_make_ready),
+    steady(
+        "append by the keeper, who has waited and makes half a step ready",
+        append_as_keeper_and_make_half_a_step_ready,
+    ),
     steady("append a batch by the keeper", append_batch_as_keeper),
     steady("append that revokes a kept claim", append_revoking),
     steady("append over the ring's end", append_over_the_end),
@@ -196,6 +200,11 @@ const UNTIL_KEPT: u32 = 24;
 /// about the next one depends on where it is: a sixteenth of a ring begins with an append that looks around, and what is made ready for
 /// short ones goes up to 64 before a multiple of 512, or before the next sixteenth.
 fn as_keeper(capacity: u64, before: u32, together: u32, last: fn(&mut Writer)) -> Scene {
+    as_keeper_after(|| {}, capacity, before, together, last)
+}
+
+/// The same, and just before `last` it does something `first`.
+fn as_keeper_after(first: fn(), capacity: u64, before: u32, together: u32, last: fn(&mut Writer)) -> Scene {
     assert!(before >= UNTIL_KEPT - 3);
     let mut world = World::new(&options().capacity(capacity));
     world.together = together;
@@ -206,6 +215,7 @@ fn as_keeper(capacity: u64, before: u32, together: u32, last: fn(&mut Writer)) -
             me.append("news", &body(number, 40), LONG).expect("append");
         }
         board.committed(before);
+        first();
         board.begin();
         last(&mut me);
         board.committed(before + together);
@@ -230,6 +240,19 @@ fn append_as_keeper_at_the_end_of_a_piece() -> Scene {
 /// Up to 2816, from where on it makes a whole step ready: from 3072 on.
 fn append_as_keeper_and_make_ready() -> Scene {
     as_keeper(1 << 16, 21, 1, |me| {
+        me.append("news", &body(21, 40), LONG).expect("append");
+    })
+}
+
+/// As before, but by who has waited for a message, and makes half a step ready.
+fn append_as_keeper_and_make_half_a_step_ready() -> Scene {
+    let wait = || {
+        let other = Queue::options().anonymous().expect("a queue");
+        let mut reader = other.reader().expect("a reader");
+        let answer = reader.pop(Wait::For(Duration::from_millis(1)));
+        assert!(answer.expect("a queue").is_none());
+    };
+    as_keeper_after(wait, 1 << 16, 21, 1, |me| {
         me.append("news", &body(21, 40), LONG).expect("append");
     })
 }
