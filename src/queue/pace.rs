@@ -49,7 +49,7 @@ impl Pace {
     }
 
     /// The number of the message before which this reader last paused, or with which it began.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn last_pause(&self) -> u64 {
         self.since_pause
     }

@@ -375,16 +375,9 @@ mod tests {
 
     fn ring(capacity: u64, start: u64) -> Arc<Ring> {
         let geometry = Geometry {
-            capacity,
-            slots: 3,
-            lossy: false,
             single_writer: true,
-            timestamps: false,
-            unlink_on_last_leave: false,
             start,
-            instance: [0; 2],
-            created: 0,
-            creator: 0,
+            ..Geometry::of_a_test(capacity)
         };
         let segment = backing::on_heap(&"ready".into(), geometry).unwrap();
         Ring::prepare(&segment);

@@ -45,16 +45,8 @@ fn explore_with(preemptions: usize, somebody_dies: bool, model: impl Fn() + Send
 /// A ring of `granules` cache lines.
 fn ring(granules: u64, lossy: bool) -> Arc<Ring> {
     let geometry = Geometry {
-        capacity: granules * crate::segment::layout::GRANULE,
-        slots: 3,
         lossy,
-        single_writer: false,
-        timestamps: false,
-        unlink_on_last_leave: false,
-        start: 0,
-        instance: [0; 2],
-        created: 0,
-        creator: 0,
+        ..Geometry::of_a_test(granules * crate::segment::layout::GRANULE)
     };
     let segment = backing::on_heap(&"model".into(), geometry).unwrap();
     Ring::prepare(&segment);

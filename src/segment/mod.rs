@@ -37,6 +37,23 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
+    /// An ordinary queue with few slots.
+    #[cfg(test)]
+    pub(crate) fn of_a_test(capacity: u64) -> Self {
+        Geometry {
+            capacity,
+            slots: 3,
+            lossy: false,
+            single_writer: false,
+            timestamps: false,
+            unlink_on_last_leave: false,
+            start: 0,
+            instance: [0; 2],
+            created: 0,
+            creator: 0,
+        }
+    }
+
     /// The largest record, everything included: all of the ring but the granule that marks its end.
     #[inline]
     pub(crate) fn max_record(&self) -> u64 {
