@@ -79,8 +79,8 @@ impl Deadline {
     #[inline]
     pub(crate) fn of(wait: Wait) -> Self {
         match wait {
-            _ if wait.is_never() => Deadline::Now,
             Wait::Never => Deadline::Now,
+            Wait::For(d) if d.is_zero() => Deadline::Now,
             // A duration past the end of the clock is as good as for ever.
             Wait::For(d) => Instant::now().checked_add(d).map_or(Deadline::None, Deadline::At),
             Wait::Until(t) => Deadline::At(t),

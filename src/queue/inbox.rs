@@ -360,9 +360,9 @@ impl Inbox {
             Err(seen) => seen,
         };
         let deadline = Deadline::of(wait);
-        let ring = &self.ring;
-        let frontier = self.may_pause(wait).then_some(|| ring.frontier());
-        self.pace.has_caught_up(self.sequence, frontier);
+        let (may_pause, ring) = (self.may_pause(wait), &self.ring);
+        self.pace
+            .caught_up(self.position, self.sequence, may_pause, || ring.frontier());
         let from = self.position;
         loop {
             let is_news = match &self.membership {
@@ -405,21 +405,23 @@ impl Inbox {
     fn keep_distance(&mut self, wait: Wait) {
         // What was brought home is read first, and the position stands still.
         if self.home.is_empty() {
-            let ring = &self.ring;
-            let frontier = self.may_pause(wait).then_some(|| ring.frontier());
-            self.pace.keep_distance(self.position, self.sequence, frontier);
+            let (may_pause, ring) = (self.may_pause(wait), &self.ring);
+            self.pace
+                .keep_distance(self.position, self.sequence, may_pause, || ring.frontier());
         }
     }
 
-    /// Whether a call may take as long as pauses do.
+    /// Whether a stream is read, and a call may take as long as pauses do.
     fn may_pause(&self, wait: Wait) -> bool {
-        let is_long = match wait {
+        if !self.pace.is_stream(self.sequence) || !self.may_spin() {
+            return false;
+        }
+        match wait {
             Wait::Never => false,
             Wait::For(time) => time > LONGER,
             Wait::Until(end) => end.saturating_duration_since(Instant::now()) > LONGER,
             Wait::Forever => true,
-        };
-        is_long && self.may_spin()
+        }
     }
 
     fn may_spin(&self) -> bool {

@@ -126,8 +126,8 @@ impl QueueOptions {
     /// How long waits of this process look for news before they sleep; zero to sleep at once. On a machine with one processor
     /// nothing ever spins. Default: 20 µs.
     ///
-    /// Unless it is zero, a pop that may wait for more than 100 µs may also pause for some microseconds in the middle of a
-    /// stream, so that the writer gets ahead.
+    /// Unless it is zero, a pop that may wait for more than 100 µs may also pause for some microseconds (at most some tens) in the
+    /// middle of a stream, so that the writer gets ahead.
     pub fn spin(mut self, spin: Duration) -> Self {
         self.spin = spin;
         self

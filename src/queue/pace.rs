@@ -5,13 +5,14 @@
 //! message by message. This makes them equally fast, so it goes on, and the reader never finds nothing. Some records apart, both
 //! work in their own caches, and the lines travel meanwhile.
 
+use crate::segment::layout::GRANULE;
 use crate::sys::atomic::spin_hint;
 use std::time::Duration;
 
 /// So many messages since the reader last found nothing are a stream.
 const STREAM: u64 = 4;
-/// How often a reader of a stream pauses, at first and most: some hundred nanoseconds, and ten microseconds or (where a pause takes a
-/// processor longer) a few more.
+/// How often a reader of a stream pauses, at first and most: some hundred nanoseconds, and ten microseconds to (where a pause takes a
+/// processor longer) some tens.
 const PAUSES: (u64, u64) = (16, 512);
 /// Longer than all pauses together: who waits for less does not pause.
 pub(super) const LONGER: Duration = Duration::from_micros(100);
@@ -21,6 +22,8 @@ const NEAR: u64 = 8 << 10;
 const PART: u64 = 8;
 /// A pause in which the writers fill more than this part of the ring was too long.
 const PART_A_PAUSE: u64 = 4;
+/// Who is right behind asks again after this part of the distance.
+const HEELS: u64 = 16;
 /// For so many times the distance nobody is asked again where nobody was writing.
 const CALM: u64 = 8;
 
@@ -39,13 +42,20 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(position: u64, sequence: u64, capacity: u64) -> Self {
-        Pace {
+        let mut pace = Pace {
             capacity,
             since_empty: sequence,
             since_pause: sequence,
-            pauses: PAUSES.0,
+            pauses: 0,
             ask_at: position,
-        }
+        };
+        pace.pauses = pace.first_pauses();
+        pace
+    }
+
+    /// In a ring of some KiB a busy writer fills too much of it in more than these.
+    fn first_pauses(&self) -> u64 {
+        (self.capacity / PART_A_PAUSE / (2 * GRANULE)).clamp(1, PAUSES.0)
     }
 
     /// The number of the message before which this reader last paused, or with which it began.
@@ -70,55 +80,62 @@ impl Pace {
         sequence.wrapping_sub(self.since_empty) >= STREAM
     }
 
-    /// The reader found nothing, and what it expects next may come by itself: where every nanosecond counts.
+    /// The reader had found nothing, and what it reads next may come by itself: where every nanosecond counts.
     #[inline]
     pub(super) fn begin_anew(&mut self, sequence: u64) {
         self.since_empty = sequence;
-        self.pauses = PAUSES.0;
+        self.pauses = self.first_pauses();
     }
 
-    /// What to do when [it is due](Pace::is_due). `frontier` asks for that, which takes a line from the writer: as often as needed, and
-    /// `None` if this reader may not pause.
-    pub(super) fn keep_distance(&mut self, position: u64, sequence: u64, frontier: Option<impl Fn() -> u64>) {
+    /// What to do when [it is due](Pace::is_due), for a reader at `position` that reads a stream if it `may_pause`. `frontier` asks for that, which
+    /// takes a line from the writer: as often as needed.
+    pub(super) fn keep_distance(&mut self, position: u64, sequence: u64, may_pause: bool, frontier: impl Fn() -> u64) {
         let near = self.near();
         self.ask_at = position.wrapping_add(near);
-        let Some(frontier) = frontier.filter(|_| self.is_stream(sequence)) else {
+        if !may_pause {
             return;
-        };
-        match frontier().wrapping_sub(position) {
-            // It is falsified, or this reader is about to be told that it was overtaken.
-            ahead if ahead > self.capacity => {}
-            ahead if ahead > near => self.ask_at = position.wrapping_add(ahead - near),
-            _ if self.look_away(sequence, frontier) => {}
-            _ => self.ask_at = position.wrapping_add(CALM * near),
         }
+        let seen = frontier();
+        let ahead = seen.wrapping_sub(position);
+        if (1..=near).contains(&ahead) {
+            if !self.look_away(sequence, seen, frontier) {
+                self.ask_at = position.wrapping_add(CALM * near);
+            }
+        } else if ahead <= self.capacity && ahead > near {
+            self.ask_at = position.wrapping_add(ahead - near);
+        } else if position.wrapping_sub(seen) <= self.capacity {
+            // Nothing is there, or what is has not been noted yet. In the first case `caught_up` is next.
+            self.ask_at = position.wrapping_add(near / HEELS);
+        }
+        // Else it is falsified, or this reader is about to be told that it was overtaken.
     }
 
-    /// The reader has found nothing.
-    pub(super) fn has_caught_up(&mut self, sequence: u64, frontier: Option<impl Fn() -> u64>) {
-        match frontier {
-            _ if !self.is_stream(sequence) => self.begin_anew(sequence),
-            None => self.since_empty = sequence,
-            Some(frontier) => {
+    /// The reader has found nothing at `position`.
+    pub(super) fn caught_up(&mut self, position: u64, sequence: u64, may_pause: bool, frontier: impl Fn() -> u64) {
+        match self.is_stream(sequence) {
+            false => self.begin_anew(sequence),
+            true => {
                 self.since_empty = sequence;
-                self.look_away(sequence, frontier);
+                if may_pause {
+                    self.look_away(sequence, position, frontier);
+                }
             }
         }
     }
 
-    /// Leaves the writer's lines alone for a moment, in which several messages are written whose ways then overlap. `false`: nobody is
-    /// writing, so it was a short one.
+    /// Leaves the writer's lines alone for a moment, in which several messages are written whose ways then overlap. `before`: the frontier now.
+    /// `false`: nobody is writing, so it was a short one.
     ///
     /// The moment grows while each one brings a message for every few pauses, and the ring is large enough for it. It may be longer
     /// than a short [`spin`](crate::QueueOptions::spin): it is no wait for something that may not come.
-    fn look_away(&mut self, sequence: u64, frontier: impl Fn() -> u64) -> bool {
+    fn look_away(&mut self, sequence: u64, before: u64, frontier: impl Fn() -> u64) -> bool {
         let taken = sequence.wrapping_sub(self.since_pause);
         self.since_pause = sequence;
-        let first = self.pauses.min(PAUSES.0);
-        let before = frontier();
+        let first = self.pauses.min(self.first_pauses());
         pause(first);
-        if frontier() == before {
-            self.pauses = first;
+        // What was published before, and is noted only now, does not count.
+        if frontier().wrapping_sub(before) as i64 <= 0 {
+            self.pauses = (2 * first).min(self.first_pauses());
             return false;
         }
         pause(self.pauses - first);
@@ -144,21 +161,20 @@ mod tests {
     use std::cell::Cell;
 
     const CAPACITY: u64 = 1 << 20;
-    const GRANULE: u64 = crate::segment::layout::GRANULE;
 
     /// A frontier that begins at `at` and moves by `step` each time that it is asked for, and how often it was.
-    fn frontier<'a>(at: u64, step: u64, asked: &'a Cell<u64>) -> Option<impl Fn() -> u64 + 'a> {
-        Some(move || {
+    fn frontier(at: u64, step: u64, asked: &Cell<u64>) -> impl Fn() -> u64 {
+        move || {
             asked.set(asked.get() + 1);
             at.wrapping_add(step * asked.get())
-        })
+        }
     }
 
-    /// A reader that has grown to the longest pauses.
+    /// A reader at 0 that has grown to the longest pauses.
     fn grown() -> Pace {
         let mut pace = Pace::new(0, 0, CAPACITY);
         for time in 1..=10 {
-            pace.has_caught_up(300 * time, frontier(0, 64, &Cell::new(0)));
+            pace.caught_up(0, 300 * time, true, frontier(0, 64, &Cell::new(0)));
         }
         assert_eq!(pace.pauses, PAUSES.1);
         pace
@@ -167,14 +183,14 @@ mod tests {
     #[test]
     fn whatever_size_messages_have_and_wherever_they_begin_it_asks_once_in_the_distance() {
         for (start, size) in (0..128).flat_map(|start| (1..40).map(move |size| (start * GRANULE, size * GRANULE))) {
-            let (laps, mut asked, mut pace) = (20, 0, Pace::new(0, 0, CAPACITY));
+            let (laps, asked, mut pace) = (20, Cell::new(0), Pace::new(0, 0, CAPACITY));
             for position in (0..laps * NEAR / size).map(|index| start + index * size) {
                 if pace.is_due(position) {
-                    asked += 1;
-                    pace.keep_distance(position, 1000, frontier(position + NEAR + GRANULE, 0, &Cell::new(0)));
-                    pace.ask_at = position + NEAR;
+                    // Always twice the distance away.
+                    pace.keep_distance(position, 1000, true, frontier(position + 2 * NEAR, 0, &asked));
                 }
             }
+            let asked = asked.get();
             assert!(
                 (laps * 2 / 3..=laps + 1).contains(&asked),
                 "{asked} times with {size} bytes from {start} on"
@@ -186,13 +202,31 @@ mod tests {
     fn pauses_grow_with_a_stream_as_long_as_the_ring_is_large_enough() {
         let pauses_after = |messages: u64, step: u64, capacity: u64| {
             let mut pace = Pace::new(0, 0, capacity);
-            (1..100).for_each(|time| pace.has_caught_up(time * messages, frontier(0, step, &Cell::new(0))));
+            for time in 1..100 {
+                pace.caught_up(0, time * messages, true, frontier(0, step, &Cell::new(0)));
+            }
             pace.pauses
         };
         assert_eq!(pauses_after(300, 128, CAPACITY), PAUSES.1);
         // A message for four pauses is what makes it worth while.
         assert!((16..=64).contains(&pauses_after(10, 128, CAPACITY)));
         assert_eq!(pauses_after(300, 4096, 4096), 1, "the ring is full each time");
+        assert_eq!(Pace::new(0, 0, 4096).pauses, 8, "a ring of 32 messages");
+    }
+
+    #[test]
+    fn pauses_that_were_too_long_for_the_ring_grow_again_when_the_writer_slows() {
+        let mut pace = Pace::new(0, 0, 4096);
+        let mut catch_up = |from: u64, step: u64| {
+            for time in 1..100 {
+                pace.caught_up(0, from + time * 10, true, frontier(0, step, &Cell::new(0)));
+            }
+            pace.pauses
+        };
+        assert_eq!(catch_up(0, 4096), 1);
+        assert_eq!(catch_up(1000, 0), 8, "nobody writes");
+        assert_eq!(catch_up(2000, 4096), 1);
+        assert!(catch_up(3000, 128) > 8);
     }
 
     #[test]
@@ -201,18 +235,23 @@ mod tests {
         for position in (0..1000).map(|index| index * 128) {
             if pace.is_due(position) {
                 // One message is at hand, always.
-                pace.keep_distance(position, 10_000 + position / 128, frontier(position + 128, 0, &asked));
+                pace.keep_distance(
+                    position,
+                    10_000 + position / 128,
+                    true,
+                    frontier(position + 128, 0, &asked),
+                );
                 assert_eq!(pace.pauses, PAUSES.0);
             }
         }
-        // Each time how far it is, and before and after the pause.
-        assert!((3..=3 * 3).contains(&asked.get()), "{asked:?}");
+        // Each time before the pause and in it.
+        assert!((2..=2 * 3).contains(&asked.get()), "{asked:?}");
     }
 
     #[test]
     fn a_single_message_ends_a_stream() {
         let mut pace = grown();
-        pace.has_caught_up(3001, frontier(0, 64, &Cell::new(0)));
+        pace.caught_up(0, 3001, true, frontier(0, 64, &Cell::new(0)));
         assert_eq!(
             (pace.pauses, pace.is_stream(3004), pace.is_stream(3005)),
             (PAUSES.0, false, true)
@@ -222,28 +261,41 @@ mod tests {
     #[test]
     fn who_pauses_for_being_near_still_reads_a_stream() {
         let mut pace = grown();
-        pace.keep_distance(0, 3100, frontier(64, 64, &Cell::new(0)));
-        pace.has_caught_up(3101, frontier(0, 64, &Cell::new(0)));
+        pace.keep_distance(0, 3100, true, frontier(64, 64, &Cell::new(0)));
+        pace.caught_up(128, 3101, true, frontier(128, 64, &Cell::new(0)));
         assert!(pace.pauses > PAUSES.0);
     }
 
     #[test]
     fn who_may_not_pause_asks_for_nothing() {
+        let (mut pace, asked) = (grown(), Cell::new(0));
+        pace.keep_distance(0, 5000, false, frontier(64, 64, &asked));
+        pace.caught_up(0, 6000, false, frontier(64, 64, &asked));
+        assert_eq!((asked.get(), pace.pauses, pace.is_stream(6003)), (0, PAUSES.1, false));
+    }
+
+    #[test]
+    fn the_end_of_an_append_that_was_seen_already_is_no_writing() {
         let mut pace = grown();
-        pace.keep_distance(0, 5000, None::<fn() -> u64>);
-        pace.has_caught_up(6000, None::<fn() -> u64>);
-        assert_eq!((pace.pauses, pace.is_stream(6003)), (PAUSES.1, false));
+        // Noted as 64 bytes before the reader, and then where it is.
+        pace.caught_up(128, 5000, true, frontier(0, 64, &Cell::new(0)));
+        assert_eq!(pace.pauses, PAUSES.0);
     }
 
     #[test]
     fn a_frontier_far_away_is_asked_for_again_when_it_is_near() {
         let (mut pace, asked) = (grown(), Cell::new(0));
-        pace.keep_distance(0, 5000, frontier(3 * NEAR, 0, &asked));
+        pace.keep_distance(0, 5000, true, frontier(3 * NEAR, 0, &asked));
         assert_eq!((asked.get(), pace.ask_at, pace.pauses), (1, 2 * NEAR, PAUSES.1));
+        // One at the reader or behind it is soon asked for again.
+        for behind in [0, 64, CAPACITY] {
+            pace.keep_distance(CAPACITY, 5000, true, frontier(CAPACITY - behind, 0, &asked));
+            assert_eq!((pace.ask_at, pace.pauses), (CAPACITY + NEAR / HEELS, PAUSES.1));
+        }
         // One that is falsified is not believed for longer than any other.
-        for false_one in [CAPACITY + 64, 1 << 62, 1 << 63, u64::MAX - 63] {
-            pace.keep_distance(2 * NEAR, 5000, frontier(false_one.wrapping_add(2 * NEAR), 0, &asked));
-            assert_eq!((pace.ask_at, pace.pauses), (3 * NEAR, PAUSES.1));
+        for ahead in [CAPACITY + 64, 1 << 62, 1 << 63] {
+            pace.keep_distance(0, 5000, true, frontier(ahead, 0, &asked));
+            assert_eq!((pace.ask_at, pace.pauses), (NEAR, PAUSES.1));
         }
     }
 }

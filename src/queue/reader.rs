@@ -161,4 +161,17 @@ mod tests {
             assert_eq!(last_pause(Some(Duration::ZERO), || Wait::Forever, into), 0);
         }
     }
+
+    #[test]
+    fn a_reader_that_has_found_nothing_reads_no_stream() {
+        let queue = Queue::options().anonymous().unwrap();
+        let (mut reader, mut writer) = (queue.reader().unwrap(), queue.writer("").unwrap());
+        for number in 1..=4 {
+            writer.append("", b"", Wait::Never).unwrap();
+            reader.pop(Wait::Never).unwrap().unwrap();
+            assert_eq!(reader.inbox.pace.is_stream(number), number == 4);
+        }
+        assert!(reader.pop(Wait::For(Duration::from_millis(1))).unwrap().is_none());
+        assert!(!reader.inbox.pace.is_stream(7) && reader.inbox.pace.is_stream(8));
+    }
 }

@@ -81,7 +81,7 @@ impl Keeping {
 
     /// As if the thread had waited for a message since: in a model it never has.
     #[cfg(all(test, loom))]
-    pub(super) fn has_waited_since(&self) {
+    pub(super) fn pretend_to_have_waited(&self) {
         self.waits.store(1, Ordering::Relaxed);
     }
 
@@ -424,6 +424,8 @@ mod tests {
                     );
                 }
                 match ready % READY_STEP {
+                    // In a small ring steps end there for another reason.
+                    _ if capacity < (1 << 16) => {}
                     448 => whole += 1,
                     192 => half += 1,
                     _ => {}

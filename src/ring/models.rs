@@ -275,7 +275,7 @@ fn short_appends_go_round() {
         // What the last lap left behind its frontier is no head on this one.
         for value in 0..40 {
             if value % 2 == 0 {
-                keeper.keeping.has_waited_since();
+                keeper.keeping.pretend_to_have_waited();
             }
             append(&keeper, value);
             assert_eq!(pop(&reader, &mut at), value);

@@ -37,7 +37,7 @@ const IDLE_SLICE: Duration = Duration::from_millis(500);
 const BUSY_SLICE: Duration = Duration::from_micros(100);
 
 thread_local! {
-    /// How often this thread has waited for a message.
+    /// Another number each time that this thread has waited for a message.
     static WAITS: Cell<u32> = const { Cell::new(0) };
 }
 

@@ -95,7 +95,11 @@ impl Inbox {
             }
             Err(error) => return Err(error.into()),
         };
-        let reader = only_reader(name, &messages)?;
+        let reader = only_reader(name, &messages).map_err(|error| match error {
+            // Who reads a queue that was just made removes it, or takes it for a killed node's; in a moment it is known who has the name.
+            LocalError::NameInUse { .. } => LocalError::Collision,
+            error => error,
+        })?;
         // Somebody may have come before there was a reader here, and taken it for a killed node's.
         if !messages.is_current() {
             return Err(LocalError::Collision);
@@ -129,14 +133,27 @@ impl Inbox {
 /// [`LocalError::NameInUse`] if the node lives.
 pub(super) fn remove(name: &str) -> Result<bool, LocalError> {
     parcel::check_name(name)?;
-    let queue = match Queue::open(name) {
-        Err(crate::Error::NotFound { .. }) => return Ok(false),
-        queue => queue?,
-    };
+    for _ in 0..ROUNDS {
+        let queue = match Queue::open(name) {
+            Err(crate::Error::NotFound { .. }) => return Ok(false),
+            queue => queue?,
+        };
+        if remove_opened(name, &queue)? {
+            return Ok(true);
+        }
+    }
+    Err(LocalError::Collision)
+}
+
+/// `false`: the name leads to another queue by now.
+fn remove_opened(name: &str, queue: &Queue) -> Result<bool, LocalError> {
     // As long as it is read by this, nobody else takes the name.
-    let _right = only_reader(name, &queue)?;
-    for name in [queue_name(name, Lane::Answers), queue_name(name, Lane::Messages)] {
-        match Queue::unlink_name(&name) {
+    let _right = only_reader(name, queue)?;
+    if !queue.is_current() {
+        return Ok(false);
+    }
+    for unlinked in [Queue::unlink_name(&queue_name(name, Lane::Answers)), queue.unlink()] {
+        match unlinked {
             Ok(()) | Err(crate::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -251,5 +268,24 @@ impl Reading {
             Ok(None) => Parcel::Nothing,
             Err(refused) => Parcel::Refused(writing.peer.clone(), refused),
         }))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_node_left_is_not_removed_once_another_has_taken_the_name() {
+        let name = format!("unit-remove-{}", std::process::id());
+        let peers = Arc::new(Remotes::default());
+        let open = || Inbox::open(&name, 1 << 16, &peers, 1 << 20).unwrap();
+        // Its reader is gone, its queues are not.
+        let left = open().queues;
+        let now = open();
+        assert!(!remove_opened(&name, &left[0]).unwrap());
+        assert!(now.queues.iter().all(Queue::is_current));
+        drop(now);
+        assert!(remove(&name).unwrap() && !remove(&name).unwrap());
     }
 }
