@@ -182,7 +182,9 @@ mod tests {
 
     #[test]
     fn whatever_size_messages_have_and_wherever_they_begin_it_asks_once_in_the_distance() {
-        for (start, size) in (0..128).flat_map(|start| (1..40).map(move |size| (start * GRANULE, size * GRANULE))) {
+        // Miri takes minutes for all.
+        let starts = if cfg!(miri) { 2 } else { 128 };
+        for (start, size) in (0..starts).flat_map(|start| (1..40).map(move |size| (start * GRANULE, size * GRANULE))) {
             let (laps, asked, mut pace) = (20, Cell::new(0), Pace::new(0, 0, CAPACITY));
             for position in (0..laps * NEAR / size).map(|index| start + index * size) {
                 if pace.is_due(position) {
