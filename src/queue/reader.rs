@@ -123,7 +123,7 @@ mod tests {
 
     /// Before which message a reader last paused that has popped nearly all of a backlog so.
     fn last_pause(spin: Option<Duration>, wait: impl Fn() -> Wait, into: bool) -> u64 {
-        let queue = Queue::options().anonymous().unwrap();
+        let queue = Queue::options().heap().unwrap();
         let (mut reader, mut writer) = (queue.reader().unwrap(), queue.writer("").unwrap());
         if let Some(spin) = spin {
             reader.set_spin(spin);
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_found_nothing_reads_no_stream() {
-        let queue = Queue::options().anonymous().unwrap();
+        let queue = Queue::options().heap().unwrap();
         let (mut reader, mut writer) = (queue.reader().unwrap(), queue.writer("").unwrap());
         for number in 1..=4 {
             writer.append("", b"", Wait::Never).unwrap();
