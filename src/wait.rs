@@ -33,18 +33,6 @@ pub enum Wait {
     Forever,
 }
 
-impl Wait {
-    /// Whether it is known without a look at the clock that this is no wait.
-    #[inline]
-    pub(crate) fn is_never(&self) -> bool {
-        match self {
-            Wait::Never => true,
-            Wait::For(time) => time.is_zero(),
-            Wait::Until(_) | Wait::Forever => false,
-        }
-    }
-}
-
 impl From<Duration> for Wait {
     fn from(duration: Duration) -> Self {
         Wait::For(duration)

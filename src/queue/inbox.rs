@@ -253,8 +253,12 @@ impl Inbox {
     /// from a look that sees it to the caller is shorter from here than from any longer wait.
     #[inline(never)]
     fn is_soon_at_hand(&mut self, wait: Wait) -> bool {
-        // Only the clock tells whether a point in time has passed.
-        let may_wait = !wait.is_never() && !matches!(wait, Wait::Until(_));
+        let may_wait = match wait {
+            Wait::For(time) => !time.is_zero(),
+            Wait::Forever => true,
+            // Only the clock tells whether this has passed.
+            Wait::Until(_) | Wait::Never => false,
+        };
         if !may_wait || self.pace.is_stream(self.sequence) || !self.may_spin() {
             return false;
         }

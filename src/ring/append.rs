@@ -33,8 +33,9 @@ impl Draft<'_> {
 /// Called when the appending member's own unread messages are what fills the ring. Makes room and says `true`, or cannot.
 pub(crate) type Relieve<'a> = &'a mut dyn FnMut() -> Result<bool>;
 
-/// No record's position, which is a multiple of the granule: what appends on the short ways return in place of one when nothing was done. An `Option` would take two registers, and
-/// the compiler makes a call that comes back of what could be a jump.
+/// No record's position, which is a multiple of the granule: what the short ways through an append return in place of one when nothing
+/// was done. An `Option` would take two registers, and then the compiler makes a call that comes back of what could be a
+/// jump.
 const NOWHERE: u64 = u64::MAX;
 
 /// For those that read nothing.

@@ -145,8 +145,8 @@ pub(super) fn remove(name: &str) -> Result<bool, LocalError> {
     Err(LocalError::Collision)
 }
 
-/// `false`: the name leads to another queue by now.
-fn remove_opened(name: &str, queue: &Queue) -> Result<bool, LocalError> {
+/// The same for its queue of messages, once that is open. `false`: the name leads to another queue by now.
+pub(super) fn remove_opened(name: &str, queue: &Queue) -> Result<bool, LocalError> {
     // As long as it is read by this, nobody else takes the name.
     let _right = only_reader(name, queue)?;
     if !queue.is_current() {
@@ -268,24 +268,5 @@ impl Reading {
             Ok(None) => Parcel::Nothing,
             Err(refused) => Parcel::Refused(writing.peer.clone(), refused),
         }))
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_killed_node_left_is_not_removed_once_another_has_taken_the_name() {
-        let name = format!("unit-remove-{}", std::process::id());
-        let peers = Arc::new(Remotes::default());
-        let open = || Inbox::open(&name, 1 << 16, &peers, 1 << 20).unwrap();
-        // Its reader is gone, its queues are not.
-        let left = open().queues;
-        let now = open();
-        assert!(!remove_opened(&name, &left[0]).unwrap());
-        assert!(now.queues.iter().all(Queue::is_current));
-        drop(now);
-        assert!(remove(&name).unwrap() && !remove(&name).unwrap());
     }
 }

@@ -290,6 +290,19 @@ fn of_many_that_want_a_name_at_once_one_gets_it() {
 }
 
 #[test]
+fn what_a_killed_node_left_is_not_removed_once_another_has_taken_the_name() {
+    let (name, peers) = (unique("taken"), Arc::default());
+    let open = || inbox::Inbox::open(&name, 1 << 16, &peers, 1 << 20).unwrap();
+    // Its reader is gone, its queues are not.
+    let left = open().queues;
+    let now = open();
+    assert!(!inbox::remove_opened(&name, &left[0]).unwrap());
+    assert!(now.queues.iter().all(Queue::is_current));
+    drop(now);
+    assert!(remove(&name).unwrap() && !remove(&name).unwrap());
+}
+
+#[test]
 fn who_asks_nobody_or_one_that_has_ended_is_told() {
     let (a, b) = (unique("a"), unique("b"));
     let asker = Echo::begin(&a, &config(), Duration::ZERO).unwrap();
