@@ -50,7 +50,7 @@ pub const CONTROL_WORDS: [(&str, usize); 17] = [
 ];
 
 /// Every word of a slot, with its offset in it. (Names and texts: the first word.)
-pub const SLOT_WORDS: [(&str, usize); 19] = [
+pub const SLOT_WORDS: [(&str, usize); 21] = [
     ("cursor", 0),
     ("popped", 8),
     ("popped bytes", 16),
@@ -61,6 +61,8 @@ pub const SLOT_WORDS: [(&str, usize); 19] = [
     ("appended bytes", 80),
     ("refused", 88),
     ("reservation", 96),
+    ("unannounced", 104),
+    ("origin", 112),
     ("state", 128),
     ("pid", 136),
     ("start time", 144),

@@ -464,7 +464,7 @@ fn a_header_that_is_not_right_is_refused_and_nothing_is_changed() {
             e,
             Error::WrongVersion {
                 found: 99,
-                supported: 5,
+                supported: 6,
                 ..
             }
         )

@@ -797,7 +797,19 @@ impl World<'_> {
         let reads = !matches!(role, Some(Role::Writer));
         let place = match start {
             Start::Oldest => self.ring.oldest,
-            _ => self.ring.frontier,
+            _ => match &handle {
+                // It begins in front of a reservation that is unannounced, and behind one that is not. Only the queue knows which.
+                Handle::Observer(observer) if observer.lag() > 0 => {
+                    let place = self.ring.frontier - observer.lag();
+                    let last = self.ring.records.get(&place);
+                    prop_assert!(
+                        last.is_some_and(|last| last.state == State::Reserved && last.end == self.ring.frontier)
+                    );
+                    self.saw("observed from a reservation on");
+                    place
+                }
+                _ => self.ring.frontier,
+            },
         };
         let reading = reads.then(|| Reading {
             place,
@@ -932,9 +944,13 @@ impl World<'_> {
     }
 
     fn finish(&mut self, who: usize, how: Finish) -> Checked {
-        let Some(index) = self.pick(who, |one| one.open.is_some()) else {
-            return Ok(());
-        };
+        match self.pick(who, |one| one.open.is_some()) {
+            Some(index) => self.finish_of(index, how),
+            None => Ok(()),
+        }
+    }
+
+    fn finish_of(&mut self, index: usize, how: Finish) -> Checked {
         let one = &mut self.ones[index];
         let place = one.reserved.take().expect("there is one");
         let mut reservation = one.open.take().expect("as just picked");
@@ -1189,6 +1205,10 @@ impl World<'_> {
             // Readers pass it from now on; its room stays taken until the owner lets go.
             self.abort(place);
             self.saw("evicted with a reservation");
+            if self.unannounced() > 0 {
+                // Readers learn of it when its owner is through with it, or the next one appends.
+                return self.finish_of(index, Finish::Commit);
+            }
         }
         Ok(())
     }
@@ -1201,11 +1221,26 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Bytes of a reservation of which nobody has been told yet: an observer begins in front of these. Only the queue knows whether an open
+    /// one is.
+    fn unannounced(&self) -> u64 {
+        match self.ring.records.values().next_back() {
+            Some(last) if last.state != State::Message => self.queue.observer().expect("anybody may observe").lag(),
+            _ => 0,
+        }
+    }
+
     /// What must hold after every step, and how far back messages are still whole.
     fn check(&mut self) -> Checked {
         let stats = self.queue.stats();
-        prop_assert_eq!(stats.position, self.ring.position(self.ring.frontier));
-        prop_assert_eq!(stats.appended, self.ring.sequence);
+        let unannounced = self.unannounced();
+        if unannounced > 0 {
+            let last = self.ring.records.get(&(self.ring.frontier - unannounced));
+            prop_assert!(last.is_some_and(|last| last.state == State::Reserved && last.end == self.ring.frontier));
+            self.saw("unannounced");
+        }
+        prop_assert_eq!(stats.position, self.ring.position(self.ring.frontier - unannounced));
+        prop_assert_eq!(stats.appended, self.ring.sequence - u64::from(unannounced > 0));
         prop_assert_eq!(stats.free, self.free());
         prop_assert_eq!(self.queue.free(), self.free());
         prop_assert_eq!(
@@ -1225,7 +1260,7 @@ impl World<'_> {
             "history of {}",
             stats.history
         );
-        let oldest = ring.frontier - stats.history;
+        let oldest = ring.frontier - unannounced - stats.history;
         prop_assert!(oldest >= ring.oldest, "what was overwritten does not come back");
         prop_assert!(
             oldest == ring.frontier || ring.records.contains_key(&oldest),
@@ -1355,7 +1390,7 @@ fn run(setting: &Setting, steps: &[Step], seen: &mut Seen) -> Checked {
 }
 
 /// Everything that some case must get to, or the cases are not worth much.
-const MUST_BE_SEEN: [&str; 24] = [
+const MUST_BE_SEEN: [&str; 26] = [
     "a second writer",
     "abort",
     "append",
@@ -1371,6 +1406,7 @@ const MUST_BE_SEEN: [&str; 24] = [
     "lagged",
     "left with a reservation",
     "no slot",
+    "observed from a reservation on",
     "peek",
     "pop",
     "pop by an evicted one",
@@ -1378,6 +1414,7 @@ const MUST_BE_SEEN: [&str; 24] = [
     "reserve",
     "too large",
     "too long",
+    "unannounced",
     "went around the numbers",
     "went around the ring four times",
 ];

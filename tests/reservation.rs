@@ -5,7 +5,7 @@ mod support;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 use support::{SharedWord, forked, over_every_backing, over_every_shared_backing};
-use syncq::{Error, Queue, Reader, Wait};
+use syncq::{Error, Queue, Reader, Wait, Writer};
 
 fn bodies(reader: &mut Reader) -> Vec<Vec<u8>> {
     reader.drain().map(|message| message.unwrap().body().to_vec()).collect()
@@ -348,6 +348,130 @@ fn a_forgotten_reservation_is_given_up_by_the_next() {
             reader.pop(Wait::For(Duration::from_secs(5))).unwrap().unwrap().body(),
             b"next"
         );
+    });
+}
+
+/// A writer that has been alone for so long that it need not tell anybody of what it reserves, and a reader that has read all.
+fn long_alone(queue: &Queue, name: &str) -> (Writer, Reader) {
+    let mut reader = queue.reader().unwrap();
+    let mut writer = queue.writer(name).unwrap();
+    for _ in 0..24 {
+        writer.append("", b"before", Wait::Never).unwrap();
+        assert_eq!(bodies(&mut reader), [b"before"]);
+    }
+    (writer, reader)
+}
+
+/// Bytes that are reserved and unannounced: an observer begins in front of these, and behind others.
+fn unannounced(queue: &Queue) -> u64 {
+    queue.observer().unwrap().lag()
+}
+
+#[test]
+fn an_unannounced_reservation_comes_before_what_others_append() {
+    over_every_backing(&Queue::options().capacity(1 << 16), |queue| {
+        let mut other = queue.writer("other").unwrap();
+        for how in 0..4 {
+            let (mut owner, mut reader) = long_alone(queue, "owner");
+            let mut place = owner.reserve("", 300, Wait::Never).unwrap();
+            place.write_at(0, &[0xff; 300]);
+            let position = place.position();
+            assert_eq!(unannounced(queue), 384);
+            let behind = other.append("", b"behind", Wait::Never).unwrap();
+            assert_eq!(behind, position + 384);
+            assert_eq!(bodies(&mut reader), [b""; 0], "readers wait at it");
+            match how {
+                0 => place.commit().unwrap(),
+                1 => place.commit_first(2).unwrap(),
+                2 => drop(place),
+                _ => {
+                    queue.evict(owner_of(queue)).unwrap();
+                    assert!(matches!(place.commit(), Err(Error::Evicted { .. })));
+                }
+            }
+            let all = bodies(&mut reader);
+            let own: &[&[u8]] = match how {
+                0 => &[&[0xff; 300], b"behind"],
+                1 => &[&[0xff; 2], b"behind"],
+                _ => &[b"behind"],
+            };
+            assert_eq!(all, own);
+            assert_eq!(queue.free(), queue.capacity() - 64);
+        }
+    });
+}
+
+fn owner_of(queue: &Queue) -> syncq::MemberId {
+    let members = queue.members();
+    members.iter().find(|member| member.name == "owner").unwrap().id
+}
+
+#[test]
+fn an_eviction_ends_an_unannounced_reservation() {
+    over_every_backing(&Queue::options().capacity(1 << 16), |queue| {
+        let mut other = queue.writer("other").unwrap();
+        let (mut owner, mut reader) = long_alone(queue, "owner");
+        let mut place = owner.reserve("", 300, Wait::Never).unwrap();
+        assert_eq!(unannounced(queue), 384);
+        queue.evict(owner_of(queue)).unwrap();
+        // The evicted one may still be writing there.
+        let behind = other.append("", b"behind", Wait::Never).unwrap();
+        assert_eq!(behind, place.position() + 384);
+        assert_eq!(bodies(&mut reader), [b"behind"]);
+        place.write_at(0, &[0xff; 300]);
+        assert!(matches!(place.commit(), Err(Error::Evicted { .. })));
+        other.append("", b"next", Wait::Never).unwrap();
+        assert_eq!(bodies(&mut reader), [b"next"]);
+        assert_eq!(queue.free(), queue.capacity() - 64);
+    });
+}
+
+#[test]
+fn a_forgotten_unannounced_reservation_is_in_nobodys_way() {
+    over_every_backing(&Queue::options().capacity(1 << 16), |queue| {
+        for how in 0..4 {
+            let (mut owner, mut reader) = long_alone(queue, "owner");
+            let mut place = owner.reserve("", 300, Wait::Never).unwrap();
+            // What lies there then must not be taken for the beginning of anything.
+            place.write_at(0, &[0xff; 300]);
+            assert_eq!(unannounced(queue), 384);
+            std::mem::forget(place);
+            match how {
+                0 => {
+                    owner.append("", b"next", Wait::Never).unwrap();
+                }
+                1 => owner.append_all([("", &b"next"[..])], Wait::Never).unwrap(),
+                2 => owner.reserve("", 4, Wait::Never).unwrap().commit().unwrap(),
+                _ => drop(owner),
+            }
+            assert_eq!(reader.drain().map(Result::unwrap).count(), usize::from(how < 3));
+            queue.writer("other").unwrap().append("", b"next", Wait::Never).unwrap();
+            assert_eq!(bodies(&mut reader), [b"next"]);
+        }
+        assert_eq!(queue.free(), queue.capacity() - 64);
+    });
+}
+
+#[test]
+fn an_observer_that_came_meanwhile_sees_what_became_of_it() {
+    over_every_backing(&Queue::options().capacity(1 << 16), |queue| {
+        for is_committed in [true, false] {
+            let (mut owner, _reader) = long_alone(queue, "owner");
+            let place = owner.reserve("", 40, Wait::Never).unwrap();
+            let mut observer = queue.observer().unwrap();
+            assert_eq!(observer.lag(), 128);
+            match is_committed {
+                true => place.commit().unwrap(),
+                // Unannounced, so it is as if it had never been.
+                false => std::mem::forget(place),
+            }
+            drop(owner);
+            let mut other = queue.writer("other").unwrap();
+            other.append("", &[0xff; 300], Wait::Never).unwrap();
+            let mut pop = || observer.pop(Wait::Never).unwrap().unwrap().body().len();
+            assert!(!is_committed || pop() == 40);
+            assert_eq!(pop(), 300);
+        }
     });
 }
 

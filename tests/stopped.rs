@@ -168,6 +168,11 @@ fn a_writer_stopped_anywhere_in_a_reservation_is_robbed_of_nothing() {
 }
 
 #[test]
+fn a_keeper_stopped_anywhere_in_an_unannounced_reservation_is_robbed_of_nothing() {
+    stopped_anywhere_in("reserve, commit shorter by the keeper");
+}
+
+#[test]
 fn a_reader_stopped_anywhere_in_a_pop_is_robbed_of_nothing() {
     stopped_anywhere_in("pop");
 }
@@ -185,6 +190,7 @@ fn a_leaver_stopped_anywhere_is_robbed_of_nothing() {
 /// A victim that reserves, fills in two halves and commits, and knows what to say if it was evicted.
 fn reserve_fill_commit() -> Scene {
     let mut world = World::new(&options());
+    world.is_reserved_in = true;
     // So that the record lies over the ring's end.
     world.advance_to(4096 - 128);
     let queue = world.queue.clone();

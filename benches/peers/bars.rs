@@ -146,7 +146,8 @@ pub fn all(results: &Results) -> Vec<Bar> {
         ratio((&among.0, OURS), (&among.1, OURS)),
     );
 
-    let copied = best_ring(results, OURS);
+    let large = |ring| cases::one_way(64 << 10, ring);
+    let copied = best_ring(results, OURS, large);
     let memcpy = ("memcpy, 64 MiB", "memcpy");
     bar(
         "one way 64 KiB, copied in and out, best ring, against memcpy of one core",
@@ -154,9 +155,17 @@ pub fn all(results: &Results) -> Vec<Bar> {
         0.9,
         ratio((&copied, OURS), memcpy),
     );
-    let in_place = best_ring(results, IN_PLACE);
+    let in_place = best_ring(results, IN_PLACE, large);
     bar(
         "one way 64 KiB, reserve + guard, against the copied one, best ring each",
+        at_least,
+        1.5,
+        ratio((&in_place, IN_PLACE), (&copied, OURS)),
+    );
+    let made = |ring| cases::made(64 << 10, ring);
+    let (copied, in_place) = (best_ring(results, OURS, made), best_ring(results, IN_PLACE, made));
+    bar(
+        "the same, each message made by its writer and gone over by its reader",
         at_least,
         1.5,
         ratio((&in_place, IN_PLACE), (&copied, OURS)),
@@ -196,9 +205,9 @@ pub fn all(results: &Results) -> Vec<Bar> {
 }
 
 /// The case of 64 KiB whose ring suits this subject best.
-fn best_ring(results: &Results, subject: &str) -> String {
+fn best_ring(results: &Results, subject: &str, case: impl Fn(usize) -> String) -> String {
     let median = |case: &String| results.spread(case, subject).map_or(0.0, |spread| spread.median);
-    let cases = LARGE_RINGS.map(|ring| cases::one_way(64 << 10, ring));
+    let cases = LARGE_RINGS.map(case);
     cases
         .into_iter()
         .max_by(|one, other| median(one).total_cmp(&median(other)))

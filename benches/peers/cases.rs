@@ -144,6 +144,11 @@ pub fn one_way(len: usize, ring: usize) -> String {
     }
 }
 
+/// The same, each message made and gone over.
+pub fn made(len: usize, ring: usize) -> String {
+    format!("made and used, {}, ring {}", bytes(len), bytes(ring))
+}
+
 pub fn writers(count: usize, batch: usize) -> String {
     let batch = if batch > 1 {
         format!(", batches of {batch}")
@@ -195,6 +200,7 @@ fn shape(len: usize, waiting: Waiting) -> Shape {
         ring: ring_for(len),
         batch: 1,
         is_round_trip: false,
+        is_made: false,
     }
 }
 
@@ -270,6 +276,14 @@ pub fn all() -> Vec<Group> {
             entries.extend(some(&one_way(len, ring), &shape, STREAM, &["syncq"]));
         }
         if len == 64 << 10 {
+            for ring in LARGE_RINGS {
+                let shape = Shape {
+                    ring,
+                    is_made: true,
+                    ..usual.clone()
+                };
+                entries.extend(some(&made(len, ring), &shape, STREAM, &["syncq"]));
+            }
             entries.push(own("memcpy, 64 MiB".into(), "memcpy", usual, ours::memcpy));
         }
         groups.push(Group {

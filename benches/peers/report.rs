@@ -73,6 +73,10 @@ fn tables(all: &Value) -> Vec<(&'static str, String)> {
             grid(all, &LARGE_RINGS, bytes, |ring| cases::one_way(64 << 10, ring)),
         ),
         (
+            "made and used",
+            grid(all, &LARGE_RINGS, bytes, |ring| cases::made(64 << 10, ring)),
+        ),
+        (
             "writers",
             grid(
                 all,

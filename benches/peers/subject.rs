@@ -21,6 +21,9 @@ pub struct Shape {
     pub batch: usize,
     /// Whether messages also go back, on a second way.
     pub is_round_trip: bool,
+    /// Whether each message is made by its writer, and gone over by its reader, word by word: in the ring, or where it is copied from
+    /// and to. (Else the same bytes are sent over and over, and who copies them out does not look at them.)
+    pub is_made: bool,
 }
 
 impl Shape {

@@ -5,12 +5,13 @@ use super::message::Message;
 use crate::error::Result;
 use crate::ring::read::Found;
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 /// The next message, still in the ring: nothing of its body was copied. Dropping the guard lets the message go.
 ///
 /// While the guard lives, the reader's cursor keeps every correct member from overwriting the message, so
 /// [`copy_to`](Guard::copy_to) needs no second look. What can still pull it away is [`evict`](crate::Queue::evict); then
-/// [`check`](Guard::check) says so.
+/// [`check`](Guard::check) says so, and neither the body nor the names that were read before are to be trusted.
 ///
 /// ```
 /// use syncq::{Queue, Wait};
@@ -37,17 +38,17 @@ pub struct Guard<'i> {
 }
 
 enum Source {
-    /// In the ring, with a copy of its names.
-    Ring { found: Found, names: Vec<u64> },
+    /// In the ring, with a copy of its names once somebody has asked for them.
+    Ring { found: Found, names: OnceLock<Box<[u64]>> },
     /// The first of those that an append of this member has brought home.
     Home,
 }
 
 impl<'i> Guard<'i> {
+    #[inline(always)]
     pub(super) fn of_ring(inbox: &'i mut Inbox, found: Found) -> Result<Self> {
-        let mut names = vec![0; found.body_at as usize / 8];
-        inbox.ring.copy(&found, &mut names, false);
         inbox.check_still_mine()?;
+        let names = OnceLock::new();
         Ok(Guard {
             inbox,
             source: Source::Ring { found, names },
@@ -69,12 +70,22 @@ impl<'i> Guard<'i> {
             .expect("a guard of a message at home is made when there is one")
     }
 
+    /// Sender and kind, back to back, and what is left of a word.
+    fn names<'n>(&self, found: &Found, names: &'n OnceLock<Box<[u64]>>) -> &'n [u8] {
+        bytemuck::cast_slice(names.get_or_init(|| {
+            let mut words = vec![0; found.body_at as usize / 8];
+            // Who was evicted may read what somebody is writing; `check` says so.
+            self.inbox.ring.copy(found, &mut words, true);
+            words.into()
+        }))
+    }
+
     /// Who appended it.
     pub fn sender(&self) -> Cow<'_, str> {
         match &self.source {
             Source::Ring { found, names } => {
-                let names: &[u8] = bytemuck::cast_slice(names);
-                String::from_utf8_lossy(&names[..found.origin.sender_len().into()])
+                let sender = ..usize::from(found.origin.sender_len());
+                String::from_utf8_lossy(&self.names(found, names)[sender])
             }
             Source::Home => Cow::Borrowed(self.at_home().sender()),
         }
@@ -84,8 +95,7 @@ impl<'i> Guard<'i> {
     pub fn kind(&self) -> Cow<'_, str> {
         match &self.source {
             Source::Ring { found, names } => {
-                let names: &[u8] = bytemuck::cast_slice(names);
-                let after_sender = &names[found.origin.sender_len().into()..];
+                let after_sender = &self.names(found, names)[found.origin.sender_len().into()..];
                 String::from_utf8_lossy(&after_sender[..found.origin.kind_len().into()])
             }
             Source::Home => Cow::Borrowed(self.at_home().kind()),
@@ -93,6 +103,7 @@ impl<'i> Guard<'i> {
     }
 
     /// Length of the body in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         match &self.source {
             Source::Ring { found, .. } => found.body_len as usize,
@@ -118,6 +129,7 @@ impl<'i> Guard<'i> {
     }
 
     /// Where the body begins: [`len`](Guard::len) bytes, aligned to 8, good as long as the guard lives.
+    #[inline]
     pub fn body_pointer(&self) -> *const u8 {
         match &self.source {
             Source::Ring { found, .. } => self.inbox.ring.body_pointer(found),
@@ -132,6 +144,7 @@ impl<'i> Guard<'i> {
     /// The bytes are in memory that other processes can write. The caller answers for it that none does for as long as the
     /// slice is used: that every process on this queue keeps to the protocol, and that nobody [evicts](crate::Queue::evict)
     /// this reader.
+    #[inline]
     pub unsafe fn body(&self) -> &[u8] {
         // SAFETY: pointer and length describe the body inside the mapping; that nobody writes is the caller's word.
         unsafe { std::slice::from_raw_parts(self.body_pointer(), self.len()) }
@@ -154,6 +167,7 @@ impl<'i> Guard<'i> {
 }
 
 impl Drop for Guard<'_> {
+    #[inline]
     fn drop(&mut self) {
         match self.source {
             // In a forked child it is the parent's to let go.

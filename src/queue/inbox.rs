@@ -109,6 +109,24 @@ impl Judged {
     }
 }
 
+/// The next message, if now or within a moment it only has to be taken; else the caller returns what `$closer` gives. A macro, since
+/// what is found borrows one field of the inbox, and others are changed while it is there.
+macro_rules! at_hand {
+    ($inbox:ident, $wait:ident, $closer:expr) => {{
+        $inbox.keep_pace($wait);
+        let mut has_looked = false;
+        loop {
+            if let Some(at_hand) = $inbox.plain().next(&$inbox.membership) {
+                break at_hand;
+            }
+            if has_looked || !$inbox.is_soon_at_hand($wait) {
+                return $closer;
+            }
+            has_looked = true;
+        }
+    }};
+}
+
 impl Inbox {
     pub(super) fn new(membership: Arc<Membership>, at: Beginning, spin: Duration, hears_own: bool) -> Self {
         let ring = membership.ring.clone();
@@ -178,23 +196,13 @@ impl Inbox {
 
     /// Bytes of the queue that this reader has not gone past.
     pub(super) fn lag(&self) -> u64 {
-        crate::ring::members::distance(self.ring.frontier(), self.position)
+        crate::ring::members::distance(self.ring.frontier_behind_reserved(), self.position)
     }
 
     /// The next message, in this inbox's own buffer.
     #[inline(always)]
     pub(super) fn pop(&mut self, wait: Wait) -> Result<Option<Message<'_>>> {
-        self.keep_pace(wait);
-        let mut has_looked = false;
-        let at_hand = loop {
-            if let Some(at_hand) = self.plain().next(&self.membership) {
-                break at_hand;
-            }
-            if has_looked || !self.is_soon_at_hand(wait) {
-                return self.pop_closer(wait);
-            }
-            has_looked = true;
-        };
+        let at_hand = at_hand!(self, wait, self.pop_closer(wait));
         let found = at_hand.found;
         // Before it is taken, which can only fail for who has been evicted: there are not registers enough to do it afterwards.
         (self.position, self.sequence) = found.behind();
@@ -215,17 +223,7 @@ impl Inbox {
     /// The next message, in the caller's buffer.
     #[inline(always)]
     pub(super) fn pop_into<'b>(&mut self, buffer: &'b mut Buffer, wait: Wait) -> Result<Option<Message<'b>>> {
-        self.keep_pace(wait);
-        let mut has_looked = false;
-        let at_hand = loop {
-            if let Some(at_hand) = self.plain().next(&self.membership) {
-                break at_hand;
-            }
-            if has_looked || !self.is_soon_at_hand(wait) {
-                return self.pop_into_closer(buffer, wait);
-            }
-            has_looked = true;
-        };
+        let at_hand = at_hand!(self, wait, self.pop_into_closer(buffer, wait));
         let found = at_hand.found;
         // Before it is taken, which can only fail for who has been evicted: there are not registers enough to do it afterwards.
         (self.position, self.sequence) = found.behind();
@@ -334,7 +332,15 @@ impl Inbox {
     }
 
     /// The next message, where it lies.
+    #[inline(always)]
     pub(super) fn peek(&mut self, wait: Wait) -> Result<Option<Guard<'_>>> {
+        let found = at_hand!(self, wait, self.peek_closer(wait)).found;
+        Guard::of_ring(self, found).map(Some)
+    }
+
+    /// As [`Inbox::pop_closer`].
+    #[inline(never)]
+    fn peek_closer(&mut self, wait: Wait) -> Result<Option<Guard<'_>>> {
         if self.is_racing {
             let why = "writers do not wait for this reader and may overwrite what it looks at";
             return Err(Error::Unsupported { what: "peek", why });

@@ -2,7 +2,6 @@
 
 use crate::ring::Ring;
 use crate::ring::members::{Membership, Role, Seen, Stage};
-use crate::ring::record::SEQUENCE;
 use crate::sys::atomic::Ordering;
 use crate::sys::process::{self, Identity};
 use std::time::{Duration, SystemTime};
@@ -132,9 +131,10 @@ pub struct Stats {
     pub free: u64,
     /// Member slots.
     pub slots: u32,
-    /// Messages (and aborted reservations) ever appended.
+    /// Messages (and reservations, open or aborted, unless nobody has been told of them yet) ever appended.
     pub appended: u64,
-    /// Bytes of the ring ever written: the position that the next message gets.
+    /// Bytes of the ring ever written: the position that the next message gets, unless its writer has reserved there without telling
+    /// anybody yet; then it is that reservation's.
     pub position: u64,
     /// Bytes behind that position that can still be read.
     pub history: u64,
@@ -173,6 +173,7 @@ impl Stats {
     pub(super) fn of(ring: &Ring) -> Self {
         let geometry = &ring.segment.geometry;
         let control = ring.segment.control();
+        // Not behind what is reserved there and unannounced: that is gone if its owner dies, and these only grow.
         let position = ring.frontier();
         let claim = crate::ring::claim::Word::from_bits(control.claim.word.load(Ordering::Relaxed));
         let tally = &control.tally;
@@ -182,7 +183,7 @@ impl Stats {
             capacity: geometry.capacity,
             free: ring.free(),
             slots: geometry.slots,
-            appended: ring.segment.word(position, SEQUENCE).load(Ordering::Relaxed),
+            appended: ring.sequence_at(position),
             position,
             history: crate::ring::members::distance(position, oldest).min(geometry.capacity),
             refused: tally.refused.load(Ordering::Relaxed),

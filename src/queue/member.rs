@@ -96,6 +96,7 @@ impl Member {
     /// # Errors
     ///
     /// As [`append`](Member::append).
+    #[inline]
     pub fn reserve(&mut self, kind: &str, len: usize, wait: impl Into<Wait>) -> Result<Reservation<'_>> {
         let Member { membership, inbox } = self;
         Reservation::new(membership, kind, len, wait.into(), &mut || inbox.bring_home())
@@ -155,6 +156,7 @@ impl Member {
     /// # Errors
     ///
     /// As [`pop`](Member::pop), and [`Error::Unsupported`](crate::Error::Unsupported) on a lossy queue.
+    #[inline]
     pub fn peek(&mut self, wait: impl Into<Wait>) -> Result<Option<Guard<'_>>> {
         self.inbox.peek(wait.into())
     }

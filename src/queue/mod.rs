@@ -214,7 +214,8 @@ impl Queue {
     }
 
     /// Puts a live member out: it no longer holds writers back, and its next call is [`Error::Evicted`]. A reservation that it
-    /// has open is aborted; the room of it stays taken until the member lets go of it or ends.
+    /// has open is aborted (one that nobody was told of yet, by the next append or when its owner is through with it); the room of it stays taken until the member lets go of it or
+    /// ends.
     ///
     /// # Errors
     ///

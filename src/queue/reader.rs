@@ -95,6 +95,7 @@ impl Reader {
     /// # Errors
     ///
     /// As [`pop`](Reader::pop), and [`Error::Unsupported`](crate::Error::Unsupported) on a lossy queue.
+    #[inline]
     pub fn peek(&mut self, wait: impl Into<Wait>) -> Result<Option<Guard<'_>>> {
         self.inbox.peek(wait.into())
     }
@@ -121,8 +122,16 @@ mod tests {
     use crate::{Queue, Wait};
     use std::time::{Duration, Instant};
 
-    /// Before which message a reader last paused that has popped nearly all of a backlog so.
-    fn last_pause(spin: Option<Duration>, wait: impl Fn() -> Wait, into: bool) -> u64 {
+    /// The ways to take a message: whether there was one.
+    type Way = fn(&mut Reader, &mut Buffer, Wait) -> bool;
+    const WAYS: [Way; 3] = [
+        |reader, _, wait| reader.pop(wait).unwrap().is_some(),
+        |reader, buffer, wait| reader.pop_into(buffer, wait).unwrap().is_some(),
+        |reader, _, wait| reader.peek(wait).unwrap().is_some(),
+    ];
+
+    /// Before which message a reader last paused that has taken nearly all of a backlog so.
+    fn last_pause(spin: Option<Duration>, wait: impl Fn() -> Wait, way: Way) -> u64 {
         let queue = Queue::options().heap().unwrap();
         let (mut reader, mut writer) = (queue.reader().unwrap(), queue.writer("").unwrap());
         if let Some(spin) = spin {
@@ -133,11 +142,7 @@ mod tests {
         }
         let mut buffer = Buffer::new();
         for _ in 0..290 {
-            let message = match into {
-                true => reader.pop_into(&mut buffer, wait()),
-                false => reader.pop(wait()),
-            };
-            assert!(message.unwrap().is_some());
+            assert!(way(&mut reader, &mut buffer, wait()));
         }
         reader.inbox.pace.last_pause()
     }
@@ -149,16 +154,16 @@ mod tests {
             return;
         }
         let soon = || Wait::Until(Instant::now() + Duration::from_secs(1));
-        for into in [false, true] {
+        for way in WAYS {
             // 8 KiB, and the messages take 128 bytes.
-            assert!((236..290).contains(&last_pause(None, || Wait::Forever, into)));
-            assert!(last_pause(None, || Wait::For(Duration::from_secs(1)), into) > 0);
-            assert!(last_pause(None, soon, into) > 0);
-            assert_eq!(last_pause(None, || Wait::Never, into), 0);
-            assert_eq!(last_pause(None, || Wait::For(Duration::ZERO), into), 0);
-            assert_eq!(last_pause(None, || Wait::For(Duration::from_micros(50)), into), 0);
-            assert_eq!(last_pause(None, || Wait::Until(Instant::now()), into), 0);
-            assert_eq!(last_pause(Some(Duration::ZERO), || Wait::Forever, into), 0);
+            assert!((236..290).contains(&last_pause(None, || Wait::Forever, way)));
+            assert!(last_pause(None, || Wait::For(Duration::from_secs(1)), way) > 0);
+            assert!(last_pause(None, soon, way) > 0);
+            assert_eq!(last_pause(None, || Wait::Never, way), 0);
+            assert_eq!(last_pause(None, || Wait::For(Duration::ZERO), way), 0);
+            assert_eq!(last_pause(None, || Wait::For(Duration::from_micros(50)), way), 0);
+            assert_eq!(last_pause(None, || Wait::Until(Instant::now()), way), 0);
+            assert_eq!(last_pause(Some(Duration::ZERO), || Wait::Forever, way), 0);
         }
     }
 

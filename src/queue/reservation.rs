@@ -38,6 +38,7 @@ pub struct Reservation<'m> {
 }
 
 impl<'m> Reservation<'m> {
+    #[inline(always)]
     pub(super) fn new(
         membership: &'m Membership,
         kind: &str,
@@ -45,7 +46,11 @@ impl<'m> Reservation<'m> {
         wait: Wait,
         relieve: Relieve<'_>,
     ) -> Result<Self> {
-        let reserved = membership.reserve(kind.as_bytes(), len, &Deadline::of(wait), relieve)?;
+        let kind = kind.as_bytes();
+        let reserved = match membership.reserve_if_clear(kind, len) {
+            Some(reserved) => reserved,
+            None => membership.reserve(kind, len, &Deadline::of(wait), relieve)?,
+        };
         Ok(Reservation {
             membership,
             reserved,
@@ -55,6 +60,7 @@ impl<'m> Reservation<'m> {
     }
 
     /// How many bytes were reserved.
+    #[inline]
     pub fn len(&self) -> usize {
         self.reserved.len as usize
     }
@@ -80,6 +86,7 @@ impl<'m> Reservation<'m> {
     /// # Panics
     ///
     /// If they do not fit.
+    #[inline]
     pub fn write_at(&mut self, at: usize, bytes: &[u8]) {
         let is_inside = at.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
         assert!(
@@ -96,6 +103,7 @@ impl<'m> Reservation<'m> {
     }
 
     /// Where the body begins: [`len`](Reservation::len) bytes, aligned to 8, good as long as the reservation lives.
+    #[inline]
     pub fn body_pointer(&mut self) -> *mut u8 {
         self.membership.reserved_body(&self.reserved)
     }
@@ -107,6 +115,7 @@ impl<'m> Reservation<'m> {
     /// The bytes are in memory that other processes can reach. The caller answers for it that every process on this queue
     /// keeps to the protocol, which forbids them to touch a reservation. In a forked child that inherited it, it must not be
     /// used at all.
+    #[inline]
     pub unsafe fn body(&mut self) -> &mut [u8] {
         let len = self.len();
         // SAFETY: pointer and length describe the reserved body inside the mapping; the rest is the caller's word.
@@ -119,6 +128,7 @@ impl<'m> Reservation<'m> {
     ///
     /// [`Error::Evicted`](crate::Error::Evicted) if this member was evicted meanwhile, and
     /// [`Error::Forked`](crate::Error::Forked) in a child. Readers pass over it then.
+    #[inline]
     pub fn commit(self) -> Result<()> {
         let len = self.reserved.len;
         self.finish(len)
@@ -152,6 +162,7 @@ impl<'m> Reservation<'m> {
         self.commit_first(written)
     }
 
+    #[inline(always)]
     fn finish(mut self, len: u32) -> Result<()> {
         self.is_finished = true;
         self.membership.commit(&self.reserved, len)

@@ -91,6 +91,7 @@ impl Writer {
     /// # Errors
     ///
     /// As [`append`](Writer::append).
+    #[inline]
     pub fn reserve(&mut self, kind: &str, len: usize, wait: impl Into<Wait>) -> Result<Reservation<'_>> {
         Reservation::new(&self.membership, kind, len, wait.into(), &mut no_backlog)
     }

@@ -36,7 +36,7 @@ pub(crate) type Relieve<'a> = &'a mut dyn FnMut() -> Result<bool>;
 /// No record's position, which is a multiple of the granule: what the short ways through an append return in place of one when nothing
 /// was done. An `Option` would take two registers, and then the compiler makes a call that comes back of what could be a
 /// jump.
-const NOWHERE: u64 = u64::MAX;
+pub(super) const NOWHERE: u64 = u64::MAX;
 
 /// For those that read nothing.
 pub(crate) fn no_backlog() -> Result<bool> {
@@ -330,6 +330,7 @@ impl Membership {
     /// Takes the claim, with room for `size` bytes.
     #[inline]
     pub(super) fn claim_with_room(&self, size: u64, deadline: &Deadline, relieve: Relieve<'_>) -> Result<Claim<'_>> {
+        self.settle_forgotten();
         let claim = self.claim_to_append(deadline)?;
         // With the claim in hand: an eviction before it is seen here, a later one finds a finished append.
         self.check_not_evicted()?;
@@ -351,13 +352,8 @@ impl Membership {
         relieve: Relieve<'_>,
     ) -> Result<Claim<'_>> {
         let ring = &*self.ring;
-        self.settle_forgotten();
-        // What was forgotten may have been all that was in the way.
-        let mut may_have_room = ring.slowest_now(short.frontier).position != short.slow.position;
         loop {
-            if std::mem::take(&mut may_have_room) {
-                // Tried again at once.
-            } else if short.slow.slot == Some(self.slot) {
+            if short.slow.slot == Some(self.slot) {
                 if !relieve()? {
                     let queue = ring.segment.name.clone();
                     return Err(Error::ReadFirst {
@@ -401,7 +397,7 @@ impl Membership {
 
     /// The same without the time, of the kind that the names are of.
     #[inline(always)]
-    fn write_names(&self, spot: Spot<'_>, shape: Shape) {
+    pub(super) fn write_names(&self, spot: Spot<'_>, shape: Shape) {
         spot.word(ORIGIN).store(self.names.origin().bits(), Ordering::Relaxed);
         self.names.write(spot, shape);
     }
@@ -429,13 +425,13 @@ impl Ring {
 /// Makes a spot fit to be the frontier. Before the head that makes it so: from then on its own must be 0 and its sequence number
 /// right, also if this process dies on the spot.
 #[inline(always)]
-fn prepare_frontier(frontier: Spot<'_>, next_sequence: u64) {
+pub(super) fn prepare_frontier(frontier: Spot<'_>, next_sequence: u64) {
     frontier.word(HEAD).store(0, Ordering::Relaxed);
     frontier.word(SEQUENCE).store(next_sequence, Ordering::Relaxed);
 }
 
 #[inline(always)]
-fn publish_prepared(spot: Spot<'_>, position: u64, head: Head) {
+pub(super) fn publish_prepared(spot: Spot<'_>, position: u64, head: Head) {
     // Release: pairs with the Acquire of every reader's look at the head. This store is the append.
     spot.word(HEAD).store(head.bits(position), Ordering::Release);
 }

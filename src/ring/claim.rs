@@ -19,7 +19,7 @@
 //!
 //! Whoever else wants the claim *revokes* it: a compare-exchange puts his slot beside the keeper's as holder, a
 //! [`barrier::heavy`] makes sure that either the keeper sees that or he sees the busy bit, and then he waits until the keeper is not
-//! busy or is proven dead. The frontier is then as his slot says, or behind the one record (or batch) that the keeper had published and
+//! busy or is proven dead. The frontier is then as his slot says, or behind what it has reserved, or behind the one record (or batch) that it had published and
 //! not yet noted when it died. Being revoked makes a writer slower to keep the claim again, so writers that really contend
 //! soon pass it on plainly.
 
@@ -135,7 +135,8 @@ pub(super) fn begin_if_kept(line: &ClaimLine, kept: Word, frontier: &AtomicU64, 
     // `barrier::Light::fence`. Pairs with `barrier::heavy` in `revoke` and in `sleep::wait_for_record`: either the other side sees the
     // bit, or this one sees the word changed, or the reader's bits.
     fence();
-    if line.word.load(Ordering::Relaxed) == kept.0 {
+    // Acquire: a revoker may have died and the word be as it was again; then this sees what he did before.
+    if line.word.load(Ordering::Acquire) == kept.0 {
         return Some(position);
     }
     frontier.store(position, Ordering::Release);
@@ -282,7 +283,9 @@ impl Ring {
             self.ring_for_all_regardless();
         }
         // Acquire in `is_busy`: the keeper's last append is visible.
-        let position = self.first_empty(self.frontier_of(keeper));
+        let frontier = self.frontier_of(keeper);
+        self.announce_for(keeper, frontier);
+        let position = self.first_empty(frontier);
         // Before the word, whose few bits of position will be read relative to this. Only who holds the claim stores here.
         line.base.store(position, Ordering::Relaxed);
         let mut seen = mine;

@@ -31,6 +31,8 @@ pub(crate) struct Keeping {
     ready: LocalCounter,
     /// From here on more is to be made ready.
     low: LocalCounter,
+    /// While it has an unannounced reservation: up to where it was ready.
+    aside: LocalCounter,
     /// What [`waits`] said when a step was last made ready.
     waits: LocalCounter,
     /// While it keeps the claim: the number of the record at the frontier, less the messages that this member has appended.
@@ -62,6 +64,7 @@ impl Keeping {
             clear: LocalCounter::new(0),
             ready: LocalCounter::new(0),
             low: LocalCounter::new(0),
+            aside: LocalCounter::new(0),
             waits: LocalCounter::new(waits().into()),
             numbering: LocalCounter::new(0),
         }
@@ -164,7 +167,9 @@ impl Membership {
     #[inline(always)]
     pub(super) fn begin_kept(&self, size: u64, bits: u32, fence: impl FnOnce()) -> Option<Begun> {
         let kept = self.kept();
-        if kept.0 == 0 {
+        // An unannounced reservation that was forgotten is settled first: others would take what is written there for it.
+        let has_forgotten_one = self.line().cursor.unannounced.load(Ordering::Relaxed) != 0;
+        if kept.0 == 0 || has_forgotten_one {
             return None;
         }
         let position = self.begin_if_kept(kept, fence)?;
@@ -176,9 +181,9 @@ impl Membership {
         None
     }
 
-    /// [`begin_if_kept`] for this member.
+    /// [`begin_if_kept`] for this member, which keeps the claim or did.
     #[inline(always)]
-    fn begin_if_kept(&self, kept: Word, fence: impl FnOnce()) -> Option<u64> {
+    pub(super) fn begin_if_kept(&self, kept: Word, fence: impl FnOnce()) -> Option<u64> {
         begin_if_kept(&self.control().claim, kept, &self.line().cursor.frontier, fence)
     }
 
@@ -290,6 +295,39 @@ impl Membership {
     pub(super) fn end_kept(&self, frontier: u64, size: u64) {
         self.make_some_ready(frontier, size);
         self.rest(frontier);
+    }
+
+    /// Nothing is ready behind `frontier` any more: a record is filled there, by who knows whom and until when.
+    #[inline(always)]
+    pub(super) fn put_ready_aside(&self, frontier: u64) {
+        let keeping = &self.keeping;
+        keeping.low.store(frontier, Ordering::Relaxed);
+        keeping
+            .aside
+            .store(keeping.ready.load(Ordering::Relaxed), Ordering::Relaxed);
+        keeping.ready.store(frontier, Ordering::Relaxed);
+    }
+
+    /// That record of `size` bytes ends at `frontier`: behind it, everything is as it was when it was put aside.
+    #[inline(always)]
+    pub(super) fn take_ready_up(&self, frontier: u64, size: u64) {
+        let ready = self.keeping.aside.load(Ordering::Relaxed);
+        let is_behind = (ready.wrapping_sub(frontier) as i64) < 0;
+        self.is_ready_up_to(if is_behind { frontier } else { ready }, size);
+    }
+
+    /// With the kept claim: the number of the record behind the next one.
+    #[inline(always)]
+    pub(super) fn number_after_next(&self) -> u64 {
+        self.keeping.number_behind(self.appended()).wrapping_add(1)
+    }
+
+    /// A record has a number that is no message of this member, or not yet.
+    pub(super) fn number_one(&self) {
+        let numbering = self.keeping.numbering.load(Ordering::Relaxed);
+        self.keeping
+            .numbering
+            .store(numbering.wrapping_add(1), Ordering::Relaxed);
     }
 
     /// Ends a claim after an append: keeps it, or frees it.

@@ -308,6 +308,7 @@ impl Ring {
         screen.len.store(0, Ordering::Relaxed);
         let counters = [
             &cursor.reservation,
+            &cursor.unannounced,
             &cursor.appended.messages,
             &cursor.appended.bytes,
             &cursor.popped.messages,
@@ -404,7 +405,7 @@ impl Ring {
 
     /// What others see of the slots in use.
     pub(crate) fn members(&self) -> Vec<Seen> {
-        let frontier = self.frontier();
+        let frontier = self.frontier_behind_reserved();
         let look = |slot| {
             let state = self.slot_state(slot);
             if state.stage == Stage::Free {

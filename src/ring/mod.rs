@@ -16,7 +16,7 @@
 //! * A writer that dies leaves either nothing (head still 0) or a complete record at the frontier, and its slot number in the
 //!   claim word. Whoever waits for it proves its death, moves the frontier past what is complete, and frees the claim
 //!   ([`recover`]).
-//! * Long writes are published as *reserved* and turned into a message, or aborted, later ([`reserve`]).
+//! * Long writes are published as *reserved*, at once or when somebody else wants to append, and turned into a message, or aborted, later ([`reserve`]).
 //! * Who sleeps says so in a word that the waker clears; the waker wakes *inside* the claim and before it publishes, so a
 //!   waker that dies leaves a claim that the next one frees, and freeing wakes everybody ([`sleep`]).
 
@@ -81,15 +81,27 @@ impl Ring {
 
     /// The frontier: exact while the claim is free, else as its keeper last noted it, or where it was when the claim was taken.
     pub(crate) fn frontier(&self) -> u64 {
+        self.frontier_and_keeper().0
+    }
+
+    /// Where the next append will be: the frontier, or behind what a keeper of the claim has reserved there. Not more than a hint, as an
+    /// unannounced reservation is gone if its owner dies.
+    pub(crate) fn frontier_behind_reserved(&self) -> u64 {
+        let (frontier, keeper) = self.frontier_and_keeper();
+        let reserved = keeper.and_then(|keeper| self.unannounced_at(keeper, frontier));
+        reserved.map_or(frontier, |(origin, len)| {
+            frontier.wrapping_add(record::size(origin.names_len(), len.into()))
+        })
+    }
+
+    fn frontier_and_keeper(&self) -> (u64, Option<u16>) {
         let claim = &self.segment.control().claim;
         // Acquire: pairs with the release of the claim, so records before the frontier are visible.
         let word = Word::from_bits(claim.word.load(Ordering::Acquire));
-        match word
-            .keeper()
-            .filter(|keeper| u32::from(*keeper) < self.segment.geometry.slots)
-        {
-            Some(keeper) => self.frontier_of(keeper),
-            None => word.position(claim.base.load(Ordering::Acquire)),
+        let is_there = |keeper: &u16| u32::from(*keeper) < self.segment.geometry.slots;
+        match word.keeper().filter(is_there) {
+            Some(keeper) => (self.frontier_of(keeper), Some(keeper)),
+            None => (word.position(claim.base.load(Ordering::Acquire)), None),
         }
     }
 }

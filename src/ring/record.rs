@@ -48,6 +48,14 @@ impl Head {
         }
     }
 
+    #[inline(always)]
+    pub(super) fn of_reservation(body_len: u32) -> Self {
+        Head {
+            state: State::Reserved,
+            body_len,
+        }
+    }
+
     /// The word for a record at `position`.
     #[inline]
     pub(crate) fn bits(self, position: u64) -> u64 {

@@ -283,7 +283,7 @@ impl Ring {
         while !is_over() && !self.may_append(size) {
             let control = self.segment.control();
             if self.free() < size {
-                let frontier = self.frontier();
+                let frontier = self.frontier_behind_reserved();
                 let short = Short {
                     end: frontier.wrapping_add(size + GRANULE),
                     frontier,
@@ -347,7 +347,7 @@ impl Ring {
 
     /// Bytes that an append could take now, beside its own end mark.
     pub(crate) fn free(&self) -> u64 {
-        let frontier = self.frontier();
+        let frontier = self.frontier_behind_reserved();
         let held = distance(frontier, self.slowest_now(frontier).position);
         self.segment.geometry.max_record().saturating_sub(held)
     }

@@ -97,6 +97,15 @@ impl Ring {
         }
     }
 
+    /// The same, for the bits of a kind.
+    #[inline(always)]
+    pub(super) fn ring_for_bits(&self, bits: u32) {
+        let sleepers = self.sleepers_in_order();
+        if sleepers & bits != 0 {
+            self.ring_bits(sleepers, bits);
+        }
+    }
+
     /// After the publish, for readers that armed themselves since [`Ring::ring_for`] looked. They saw the claim taken and only
     /// nap, so this spares them the rest of the nap and nothing depends on it.
     #[inline]

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"syncq\r\n\0";
 /// Version of the format. Independent of the crate's version; a segment of another one is refused.
-pub(crate) const FORMAT_VERSION: u32 = 5;
+pub(crate) const FORMAT_VERSION: u32 = 6;
 /// Reads differently on a machine with the other byte order.
 pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 
@@ -219,6 +219,10 @@ pub(crate) struct CursorLine {
     pub(crate) refused: AtomicU64,
     /// 0, or 1 + the position of the record it has reserved and not yet finished.
     pub(crate) reservation: AtomicU64,
+    /// 0, or 1 + the body length of that record, if it is unannounced: no head tells of it yet.
+    pub(crate) unannounced: AtomicU64,
+    /// Then also the second word of that record.
+    pub(crate) origin: AtomicU64,
 }
 
 /// Messages of a member, and the bytes of their bodies. Only the member itself adds to it: [`Count::add`](super::words).
@@ -274,6 +278,7 @@ const _: () = {
     assert!(size_of::<Control>() == 1152);
     assert!(size_of::<Slot>() == 512);
     assert!(offset_of!(CursorLine, frontier) == 64 && offset_of!(CursorLine, reservation) == 96);
+    assert!(offset_of!(CursorLine, unannounced) == 104 && offset_of!(CursorLine, origin) == 112);
     assert!(offset_of!(Slot, identity) == 128 && offset_of!(Slot, screen) == 256);
 };
 

@@ -1,8 +1,16 @@
 //! The operations in which victims are killed, each with a world around it.
 
+#[path = "reserving.rs"]
+mod reserving;
+
 use super::step::{Board, Memory, Victim};
 use super::world::{Death, LONG, Recovery, World, asleep, body, files_like, options, run_anywhere, unique};
 use nix::unistd::{ForkResult, fork};
+use reserving::{
+    abort_after_revocation, append_over_a_forgotten_reservation, append_revoking_a_reserver, commit_after_revocation,
+    commit_to_new_sleeper, commit_to_sleeper, reserve_abort, reserve_abort_as_keeper, reserve_commit,
+    reserve_commit_as_keeper, reserve_commit_shorter, reserve_commit_shorter_as_keeper,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -137,6 +145,26 @@ pub const CASES: &[Case] = &[
     steady("reserve, commit shorter", reserve_commit_shorter),
     steady("reserve, abort", reserve_abort),
     steady("reserve, commit: wakes a sleeping reader", commit_to_sleeper),
+    core("reserve, commit by the claim's keeper", reserve_commit_as_keeper),
+    steady(
+        "reserve, commit shorter by the keeper",
+        reserve_commit_shorter_as_keeper,
+    ),
+    steady("reserve, abort by the keeper", reserve_abort_as_keeper),
+    steady(
+        "append by the keeper, who has forgotten a reservation",
+        append_over_a_forgotten_reservation,
+    ),
+    steady("reserve by the keeper, be revoked, commit", commit_after_revocation),
+    steady("reserve by the keeper, be revoked, abort", abort_after_revocation),
+    steady(
+        "reserve by the keeper, commit: wakes a reader that fell asleep since",
+        commit_to_new_sleeper,
+    ),
+    core(
+        "append that revokes a claim whose keeper has reserved",
+        append_revoking_a_reserver,
+    ),
     core("pop", pop),
     steady("pop past screened messages", pop_screened),
     steady("peek and release", peek),
@@ -410,59 +438,6 @@ fn append_home() -> Scene {
     scene
 }
 
-// --- reserving -----------------------------------------------------------------------------------------------------
-
-fn reserves(world: World, end: fn(syncq::Reservation<'_>, &Board)) -> Scene {
-    let queue = world.queue.clone();
-    Scene::new(world, move |board| {
-        let mut me = queue.writer("victim").expect("a writer");
-        let body = body(0, 60);
-        board.begin();
-        let mut place = me.reserve("news", 200, LONG).expect("reserve");
-        place.write_at(0, &body);
-        end(place, board);
-        board.end();
-    })
-}
-
-fn reserve_commit() -> Scene {
-    let mut world = World::new(&options());
-    world.advance_to(4096 - 128);
-    let queue = world.queue.clone();
-    Scene::new(world, move |board| {
-        let mut me = queue.writer("victim").expect("a writer");
-        let body = body(0, 40);
-        board.begin();
-        let mut place = me.reserve("news", 40, LONG).expect("reserve");
-        place.write_at(0, &body);
-        place.commit().expect("commit");
-        board.committed(1);
-        board.end();
-    })
-}
-
-fn commit_first(place: syncq::Reservation<'_>, board: &Board) {
-    place.commit_first(60).expect("commit");
-    board.committed(1);
-}
-
-fn reserve_commit_shorter() -> Scene {
-    reserves(World::new(&options()), commit_first)
-}
-
-fn reserve_abort() -> Scene {
-    let mut world = World::new(&options());
-    world.together = 0;
-    reserves(world, |place, _| place.abort())
-}
-
-fn commit_to_sleeper() -> Scene {
-    let mut world = World::new(&options());
-    let reader = world.queue.reader().expect("a reader");
-    world.add_sleeper(reader);
-    reserves(world, commit_first)
-}
-
 // --- reading -------------------------------------------------------------------------------------------------------
 
 fn pop() -> Scene {
@@ -701,6 +676,7 @@ fn evict_reader() -> Scene {
 
 fn evict_reservation() -> Scene {
     let mut world = World::new(&options());
+    world.is_reserved_in = true;
     world.others.push(("owner".to_owned(), 0));
     // The owner sits in a thread of the test, on a reservation that it commits after the death.
     let queue = world.queue.clone();
@@ -961,6 +937,7 @@ fn over_dead_reader() -> Scene {
 
 fn over_dead_reservation() -> Scene {
     let mut world = World::new(&options());
+    world.is_reserved_in = true;
     let board = Board::new();
     let queue = world.queue.clone();
     let first = Victim::new(&board, move |board| {

@@ -88,6 +88,8 @@ pub struct World {
     pub seen_b: Vec<Seen>,
     /// Messages of the victim that come together or not at all.
     pub together: u32,
+    /// Whether a reservation may come to nothing, which uses up a number.
+    pub is_reserved_in: bool,
     /// Other senders among the survivors, and how many messages of each there must be in the end.
     pub others: Vec<(String, u32)>,
     /// Readers that slept when the victim died; each hands back what it saw and when it saw the first survivor's message.
@@ -149,6 +151,7 @@ impl World {
             seen_a: Vec::new(),
             seen_b: Vec::new(),
             together: 1,
+            is_reserved_in: false,
             others: Vec::new(),
             sleepers: Vec::new(),
         }
@@ -252,6 +255,11 @@ impl World {
         }
         // 4. Everybody saw the same, once, in one order, and nothing committed is missing.
         assert_eq!(self.seen_a, self.seen_b, "{}: readers saw different orders", at());
+        for two in self.seen_a.windows(2) {
+            let step = two[1].sequence.wrapping_sub(two[0].sequence);
+            let most = 1 + u64::from(self.is_reserved_in);
+            assert!((1..=most).contains(&step), "{}: numbered {two:?}", at());
+        }
         self.check_numbers("w", self.sent, self.sent, death);
         let newcomers = u32::from(!is_for_one_writer);
         self.check_numbers("newcomer", newcomers, newcomers, death);

@@ -1,6 +1,6 @@
 //! Ours: an ordinary queue, one for a single writer, and one that is written and read in place.
 
-use super::read_all;
+use super::{make, read_all};
 use crate::subject::{AnyLink, Link, Receiver, Sender, Shape, Subject, Waiting};
 use std::error::Error;
 use std::hint::black_box;
@@ -30,7 +30,7 @@ pub const SINGLE_WRITER: Syncq = Syncq {
 
 pub const IN_PLACE: Syncq = Syncq {
     name: "syncq in place",
-    settings: "ordinary queue; reserve, every byte written there, commit; peek, every byte read there",
+    settings: "ordinary queue; reserve, every byte written there, commit; peek, every byte read there (\"made and used\": made there, and not copied there)",
     is_single: false,
     is_in_place: true,
 };
@@ -64,10 +64,11 @@ impl Subject for Syncq {
     fn open(&self, shape: &Shape, _: &str, _: &str) -> Result<Box<dyn AnyLink>, Box<dyn Error>> {
         let options = options(shape).single_writer(self.is_single);
         let ways = [options.anonymous()?, options.anonymous()?];
-        let batch = shape.batch;
-        Ok(match self.is_in_place {
-            true => Box::new(InPlace(ways)),
-            false => Box::new(Copied { ways, batch }),
+        let (batch, is_made) = (shape.batch, shape.is_made);
+        Ok(match (self.is_in_place, is_made) {
+            (true, _) => Box::new(InPlace { ways, is_made }),
+            (false, false) => Box::new(Copied { ways, batch }),
+            (false, true) => Box::new(Made(ways, shape.len)),
         })
     }
 }
@@ -87,20 +88,28 @@ struct CopyOut {
     buffer: Buffer,
 }
 
+fn reader(queue: &Queue) -> Reader {
+    queue.reader().expect("a slot")
+}
+
+fn writer(queue: &Queue) -> Writer {
+    queue.writer("").expect("a slot")
+}
+
 impl Link for Copied {
     type Sender = CopyIn;
     type Receiver = CopyOut;
 
     fn sender(&self, way: usize) -> CopyIn {
         CopyIn {
-            writer: self.ways[way].writer("").expect("a slot"),
+            writer: writer(&self.ways[way]),
             batch: self.batch,
         }
     }
 
     fn receiver(&self, way: usize) -> CopyOut {
         CopyOut {
-            reader: self.ways[way].reader().expect("a slot"),
+            reader: reader(&self.ways[way]),
             buffer: Buffer::new(),
         }
     }
@@ -140,9 +149,63 @@ impl Receiver for CopyOut {
     }
 }
 
-struct InPlace([Queue; 2]);
+/// Copied from where the writer has made it, and to where the reader goes over it.
+struct Made([Queue; 2], usize);
 
-struct Filler(Writer);
+struct MakeAndCopyIn {
+    writer: Writer,
+    body: Vec<u8>,
+}
+
+struct CopyOutAndRead {
+    reader: Reader,
+    buffer: Buffer,
+}
+
+impl Link for Made {
+    type Sender = MakeAndCopyIn;
+    type Receiver = CopyOutAndRead;
+
+    fn sender(&self, way: usize) -> MakeAndCopyIn {
+        MakeAndCopyIn {
+            writer: writer(&self.0[way]),
+            body: vec![0; self.1],
+        }
+    }
+
+    fn receiver(&self, way: usize) -> CopyOutAndRead {
+        CopyOutAndRead {
+            reader: reader(&self.0[way]),
+            buffer: Buffer::new(),
+        }
+    }
+}
+
+impl Sender for MakeAndCopyIn {
+    #[inline]
+    fn send(&mut self, _: &[u8]) {
+        make(&mut self.body);
+        self.writer.append("", &self.body, Wait::Forever).expect("room");
+    }
+}
+
+impl Receiver for CopyOutAndRead {
+    #[inline]
+    fn receive(&mut self) {
+        let message = self.reader.pop_into(&mut self.buffer, Wait::Forever).expect("a queue");
+        read_all(message.expect("waited for ever").body());
+    }
+}
+
+struct InPlace {
+    ways: [Queue; 2],
+    is_made: bool,
+}
+
+struct Filler {
+    writer: Writer,
+    makes: bool,
+}
 
 struct Looker(Reader);
 
@@ -151,19 +214,26 @@ impl Link for InPlace {
     type Receiver = Looker;
 
     fn sender(&self, way: usize) -> Filler {
-        Filler(self.0[way].writer("").expect("a slot"))
+        Filler {
+            writer: writer(&self.ways[way]),
+            makes: self.is_made,
+        }
     }
 
     fn receiver(&self, way: usize) -> Looker {
-        Looker(self.0[way].reader().expect("a slot"))
+        Looker(reader(&self.ways[way]))
     }
 }
 
 impl Sender for Filler {
     #[inline]
     fn send(&mut self, body: &[u8]) {
-        let mut place = self.0.reserve("", body.len(), Wait::Forever).expect("room");
-        place.write_at(0, body);
+        let mut place = self.writer.reserve("", body.len(), Wait::Forever).expect("room");
+        match self.makes {
+            // SAFETY: the other processes of this run keep to the protocol.
+            true => make(unsafe { place.body() }),
+            false => place.write_at(0, body),
+        }
         place.commit().expect("nobody evicts");
     }
 }
