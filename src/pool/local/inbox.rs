@@ -83,11 +83,7 @@ impl Inbox {
                     Err(crate::Error::NotFound { .. }) => return Err(LocalError::Collision),
                     old => old?,
                 };
-                let _right = only_reader(name, &old)?;
-                match old.unlink() {
-                    Ok(()) | Err(crate::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                remove_opened(name, &old)?;
                 match options().create(name) {
                     Err(crate::Error::AlreadyExists { .. }) => return Err(LocalError::Collision),
                     new => new?,
@@ -152,6 +148,7 @@ pub(super) fn remove_opened(name: &str, queue: &Queue) -> Result<bool, LocalErro
     if !queue.is_current() {
         return Ok(false);
     }
+    // That of its messages last: who dies in between leaves what the next one finds.
     for unlinked in [Queue::unlink_name(&queue_name(name, Lane::Answers)), queue.unlink()] {
         match unlinked {
             Ok(()) | Err(crate::Error::NotFound { .. }) => {}

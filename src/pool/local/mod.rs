@@ -447,8 +447,9 @@ impl Local {
         self.shared.ring(Lane::Messages);
         self.shared.answers.end();
         self.shared.ring(Lane::Answers);
-        // The name first: who looks for the node finds none, and who has it finds its reader gone.
-        for queue in &self.shared.queues {
+        // The names first: who looks for the node finds none, and who has it finds its reader gone. That of its messages last, as in
+        // `inbox::remove_opened`.
+        for queue in self.shared.queues.iter().rev() {
             let _ = queue.unlink();
         }
         let attendant = self.attendant.lock().unwrap_or_else(PoisonError::into_inner).take();
