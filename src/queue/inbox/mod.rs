@@ -1,38 +1,43 @@
 //! The reading half that members, readers and observers share: a place in the queue, a screen, and a buffer.
+//!
+//! | | in |
+//! |---|---|
+//! | whether a message is wanted | `wanted` |
+//! | how the next one is waited for | `waiting` |
+//! | messages that an append of this member brought home | `home` |
+//! | the iterators | `messages` |
 
-use super::doorbell::Doorbell;
+mod home;
+mod messages;
+mod waiting;
+mod wanted;
+
+pub use messages::{Drain, Messages};
+
 use super::guard::Guard;
-use super::info::MemberId;
 use super::message::{Buffer, Message};
-use super::pace::{LONGER, Pace};
-use super::screen::{Outline, Screen, Verdict};
+use super::pace::Pace;
+use super::screen::Screen;
 use crate::error::{Error, Result};
 use crate::ring::Ring;
 use crate::ring::members::{Beginning, Membership};
 use crate::ring::read::{AtHand, Found, Look};
 use crate::ring::record::Origin;
-use crate::ring::sleep::{ANY_KIND, note_wait};
+use crate::ring::sleep::ANY_KIND;
 use crate::sys::atomic::{AtomicU64, Ordering, fence};
-use crate::sys::futex::EVERY_BIT;
-use crate::sys::spinning_helps;
-use crate::wait::{Deadline, Wait};
+use crate::wait::Wait;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use wanted::Judged;
 
 /// Writers that wait for room are told at least every so many bytes that a reader passes over.
 const LET_GO_EVERY: u64 = 64 << 10;
 
-/// First and longest sleep of an observer, whom nobody wakes.
-const OBSERVER_SLICES: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(8));
-
 /// Least limit for messages brought home, in the bytes they took in the ring. An append that starves among busy writers brings home a few
 /// times the ring at most; a member that never pops must meet an error before it has eaten the machine.
 const HOME_LIMIT: u64 = 16 << 20;
-
-/// How often a reader of answers that come one by one looks before it looks at the clock.
-const MOMENT_LOOKS: u32 = 256;
 
 /// No screen's edition.
 const NO_EDITION: u64 = u64::MAX;
@@ -65,48 +70,6 @@ pub(super) struct Inbox {
     home: VecDeque<Message<'static>>,
     home_bytes: u64,
     home_limit: u64,
-}
-
-/// Whether a message is wanted, and how to tell another one with the same sender and kind by the words that hold the kind. A member's sender
-/// is always the same; and of a kind, the first eight bytes tell all that was looked at.
-#[derive(Debug)]
-struct Judged {
-    /// Of the screen that judged.
-    edition: u64,
-    origin: Origin,
-    /// Which byte of the names the first of the two words is at.
-    skip: usize,
-    /// Which bits of the two are the kind's, and what they are.
-    masks: [u64; 2],
-    words: [u64; 2],
-    is_wanted: bool,
-}
-
-impl Judged {
-    fn new(edition: u64, ring: &Ring, found: &Found, is_wanted: bool) -> Self {
-        let (sender_len, kind_len) = (usize::from(found.origin.sender_len()), found.origin.kind_len());
-        let bits: u128 = match kind_len {
-            0..8 => !(u128::MAX << (8 * kind_len)),
-            _ => u64::MAX.into(),
-        };
-        let mask = bits << (8 * (sender_len % 8));
-        let (skip, masks) = (sender_len & !7, [mask as u64, (mask >> 64) as u64]);
-        let [low, high] = ring.name_words(found, skip);
-        Judged {
-            edition,
-            origin: found.origin,
-            skip,
-            masks,
-            words: [low & masks[0], high & masks[1]],
-            is_wanted,
-        }
-    }
-
-    #[inline(always)]
-    fn is_of(&self, ring: &Ring, found: &Found) -> bool {
-        let [low, high] = ring.name_words(found, self.skip);
-        found.origin == self.origin && low & self.masks[0] == self.words[0] && high & self.masks[1] == self.words[1]
-    }
 }
 
 /// The next message, if now or within a moment it only has to be taken; else the caller returns what `$closer` gives. A macro, since
@@ -247,40 +210,6 @@ impl Inbox {
         }
     }
 
-    /// Whether, within a moment, there is a message that only has to be taken: for a reader of answers that come one by one. The way
-    /// from a look that sees it to the caller is shorter from here than from any longer wait.
-    #[inline(never)]
-    fn is_soon_at_hand(&mut self, wait: Wait) -> bool {
-        let may_wait = match wait {
-            Wait::For(time) => !time.is_zero(),
-            Wait::Forever => true,
-            // Only the clock tells whether this has passed.
-            Wait::Until(_) | Wait::Never => false,
-        };
-        if !may_wait || self.pace.is_stream(self.sequence) || !self.may_spin() {
-            return false;
-        }
-        if self.screen.edition() != self.plain_edition {
-            return false;
-        }
-        note_wait();
-        for _ in 0..MOMENT_LOOKS {
-            let Some(me) = &self.membership else { return false };
-            if me.is_empty_at(self.position) {
-                continue;
-            }
-            let Some(AtHand { found, .. }) = me.at_hand(self.position) else {
-                return false;
-            };
-            if !found.origin.is_of_member(self.passed_over) {
-                self.pace.begin_anew(self.sequence);
-                return true;
-            }
-            self.pass_over(&found);
-        }
-        false
-    }
-
     /// The next message of the ring, if nobody overtakes this reader, nothing was brought home, and its screen lets it through.
     #[inline]
     fn at_hand_if_wanted(&mut self) -> Option<Found> {
@@ -350,92 +279,6 @@ impl Inbox {
             Some(Next::AtHome) => Ok(Some(Guard::of_home(self))),
             Some(Next::InRing(found)) => Guard::of_ring(self, found).map(Some),
         }
-    }
-
-    /// Waits until there is a message that the screen lets through.
-    #[inline]
-    fn wait_for_next(&mut self, wait: Wait) -> Result<Option<Next>> {
-        if let Some(membership) = &self.membership {
-            membership.check()?;
-        }
-        if self.screen.edition() != self.applied {
-            self.apply_screen();
-        }
-        if !self.home.is_empty() && self.screen_home() {
-            return Ok(Some(Next::AtHome));
-        }
-        // The common case, before anything looks at a clock.
-        let mut seen = match self.look()? {
-            Ok(found) => return Ok(Some(Next::InRing(found))),
-            Err(seen) => seen,
-        };
-        let deadline = Deadline::of(wait);
-        let (may_pause, ring) = (self.may_pause(wait), &self.ring);
-        self.pace
-            .caught_up(self.position, self.sequence, may_pause, || ring.frontier());
-        let from = self.position;
-        loop {
-            let is_news = match &self.membership {
-                Some(membership) => {
-                    // Evicted, or overtaken: what lies here now says nothing any more.
-                    let is_over = || {
-                        membership.check_not_evicted().is_err()
-                            || self.is_racing && !self.ring.is_still_whole(self.position)
-                    };
-                    let is_news =
-                        self.ring
-                            .wait_for_record(self.position, seen, self.wake_bits, self.spin, &deadline, &is_over);
-                    membership.check_not_evicted()?;
-                    is_news
-                }
-                None => self.observe_until_news(seen, &deadline),
-            };
-            // Others may append faster than this reader passes over it. It has been through all that was there when it came.
-            let has_seen_all = || self.position.wrapping_sub(from) > self.ring.segment.geometry.capacity;
-            if !is_news || has_seen_all() && deadline.has_passed() {
-                return Ok(None);
-            }
-            seen = match self.look()? {
-                Ok(found) => return Ok(Some(Next::InRing(found))),
-                Err(seen) => seen,
-            };
-        }
-    }
-
-    /// Sees to the distance from the writer; see [`Pace`].
-    #[inline(always)]
-    fn keep_pace(&mut self, wait: Wait) {
-        if self.pace.is_due(self.position) {
-            self.keep_distance(wait);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn keep_distance(&mut self, wait: Wait) {
-        // What was brought home is read first, and the position stands still.
-        if self.home.is_empty() {
-            let (may_pause, ring) = (self.may_pause(wait), &self.ring);
-            self.pace
-                .keep_distance(self.position, self.sequence, may_pause, || ring.frontier());
-        }
-    }
-
-    /// Whether a stream is read, and a call may take as long as pauses do.
-    fn may_pause(&self, wait: Wait) -> bool {
-        if !self.pace.is_stream(self.sequence) || !self.may_spin() {
-            return false;
-        }
-        match wait {
-            Wait::Never => false,
-            Wait::For(time) => time > LONGER,
-            Wait::Until(end) => end.saturating_duration_since(Instant::now()) > LONGER,
-            Wait::Forever => true,
-        }
-    }
-
-    fn may_spin(&self) -> bool {
-        !self.spin.is_zero() && spinning_helps()
     }
 
     #[cold]
@@ -518,53 +361,6 @@ impl Inbox {
             Some(Err(evicted)) => evicted,
             _ => error,
         }
-    }
-
-    #[inline(always)]
-    fn is_wanted(&mut self, found: &Found) -> bool {
-        if !self.screen.hears_own()
-            && let Some(me) = &self.membership
-            && me.origin.is_of_member(found.origin)
-        {
-            return false;
-        }
-        if !self.screen.looks_at_names() {
-            return true;
-        }
-        match &self.judged {
-            Some(judged) if judged.edition == self.screen.edition() && judged.is_of(&self.ring, found) => {
-                judged.is_wanted
-            }
-            _ => self.names_are_wanted(*found),
-        }
-    }
-
-    #[inline(never)]
-    fn names_are_wanted(&mut self, found: Found) -> bool {
-        let found = &found;
-        let (sender_len, kind_len) = (found.origin.sender_len().into(), found.origin.kind_len().into());
-        let kind = || Outline::new(kind_len, self.ring.name_word(found, sender_len));
-        let sender = || Outline::new(sender_len, self.ring.name_word(found, 0));
-        let is_wanted = match self.screen.judge(sender, kind) {
-            Verdict::Heard => true,
-            Verdict::PassedOver => false,
-            Verdict::Unclear => return self.whole_names_are_wanted(found),
-        };
-        // What is being overwritten may be half of one record and half of another.
-        if !self.is_racing {
-            self.judged = Some(Judged::new(self.screen.edition(), &self.ring, found, is_wanted));
-        }
-        is_wanted
-    }
-
-    #[inline(never)]
-    fn whole_names_are_wanted(&self, found: &Found) -> bool {
-        // Whatever a record says, its names have no more bytes than this.
-        let mut words = [0; 2 * 256 / 8];
-        let words = &mut words[..found.body_at as usize / 8];
-        self.ring.copy(found, words, self.is_racing);
-        let (sender, rest) = bytemuck::cast_slice::<u64, u8>(words).split_at(found.origin.sender_len().into());
-        self.screen.passes(sender, &rest[..found.origin.kind_len().into()])
     }
 
     /// Lets go of everything before `position`.
@@ -674,125 +470,6 @@ impl Inbox {
             counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
         }
     }
-
-    /// Takes unread messages out of the ring into this process, because they are in the way of this member's own append.
-    /// Whether any went.
-    pub(super) fn bring_home(&mut self) -> Result<bool> {
-        let before = self.position;
-        let brought = self.bring_all_home();
-        self.take_stock();
-        brought.map(|()| self.position != before)
-    }
-
-    fn bring_all_home(&mut self) -> Result<()> {
-        while self.home_bytes < self.home_limit {
-            let Ok(found) = self.look()? else { break };
-            let mut words = vec![0; found.words()];
-            self.ring.copy(&found, &mut words, false);
-            self.check_still_mine()?;
-            self.home_bytes += found.end.wrapping_sub(found.position);
-            self.home.push_back(Message::new(Cow::Owned(words), found));
-            self.move_on(found.end);
-            self.go_past(&found);
-        }
-        Ok(())
-    }
-
-    /// Drops what the screen does not let through any more. Whether anything is left.
-    fn screen_home(&mut self) -> bool {
-        while let Some(first) = self.home.front() {
-            let is_own = self
-                .membership
-                .as_ref()
-                .is_some_and(|me| MemberId::of(me) == first.member());
-            let is_heard = self.screen.hears_own() || !is_own;
-            if is_heard && self.screen.passes(first.sender_bytes(), first.kind_bytes()) {
-                return true;
-            }
-            self.home_bytes -= first.size_in_ring();
-            self.home.pop_front();
-            self.count(|line| &line.screened, 1);
-        }
-        self.take_stock();
-        false
-    }
-
-    pub(super) fn first_at_home(&self) -> Option<&Message<'static>> {
-        self.home.front()
-    }
-
-    /// Takes the first message that was brought home.
-    pub(super) fn next_at_home(&mut self) -> Option<Message<'static>> {
-        let message = self.home.pop_front()?;
-        self.home_bytes -= message.size_in_ring();
-        self.take_stock();
-        if let Some(membership) = &self.membership {
-            membership.line().cursor.popped.add(1, message.body().len() as u64);
-        }
-        Some(message)
-    }
-
-    /// See [`Reader::arm_to_read`](crate::Reader::arm_to_read).
-    pub(super) fn arm(&mut self, doorbell: &mut Doorbell) -> Result<bool> {
-        let Some(membership) = &self.membership else {
-            let why = "nobody knows when an observer waits; look again now and then";
-            return Err(Error::Unsupported {
-                what: "a doorbell",
-                why,
-            });
-        };
-        membership.check()?;
-        let me = Arc::downgrade(membership);
-        if self.screen.edition() != self.applied {
-            self.apply_screen();
-        }
-        if !self.home.is_empty() && self.screen_home() {
-            return Ok(false);
-        }
-        let Err(seen) = self.look()? else {
-            return Ok(false);
-        };
-        let changes_bits = doorbell.changes_bits(self.wake_bits);
-        let (ring, position, bits, is_racing) = (self.ring.clone(), self.position, self.wake_bits, self.is_racing);
-        doorbell.start(&self.ring.segment.name, move |is_over| {
-            // The member itself is not kept alive by this: when it leaves, it leaves at once.
-            let has_changed = || {
-                is_over()
-                    || me.upgrade().is_none_or(|me| me.check_not_evicted().is_err())
-                    || is_racing && !ring.is_still_whole(position)
-            };
-            ring.wait_for_record(position, seen, bits, Duration::ZERO, &Deadline::None, &has_changed);
-        })?;
-        if changes_bits {
-            // The thread may still be asleep for other kinds than are wanted now. Once it is rung it must find that wait over.
-            self.ring.ring_for_all();
-        }
-        Ok(true)
-    }
-
-    /// An observer's wait: its mapping is read-only, so nobody knows that it sleeps, and it looks again ever more rarely.
-    fn observe_until_news(&self, seen: u64, deadline: &Deadline) -> bool {
-        let is_news = || {
-            !matches!(self.ring.look(self.position), Ok(Look::Nothing(now)) if now == seen)
-                || !self.ring.is_still_whole(self.position)
-        };
-        let (mut slice, longest) = OBSERVER_SLICES;
-        if self.ring.spin_on(is_news, self.spin, deadline) {
-            return true;
-        }
-        loop {
-            let bell = &self.ring.segment.control().data.bell;
-            let rung = bell.read();
-            if is_news() || seen != 0 && self.ring.end_of_abandoned(self.position, seen).is_some() {
-                return true;
-            }
-            if deadline.has_passed() {
-                return false;
-            }
-            bell.sleep(rung, deadline.cap(slice), EVERY_BIT);
-            slice = (slice * 2).min(longest);
-        }
-    }
 }
 
 /// What decides whether the next message of the ring only has to be taken: nothing was brought home, nothing is to be passed over but
@@ -832,58 +509,5 @@ impl Taken {
             Taken::FromHome(message) => message,
             Taken::InBuffer(found) => Message::new(Cow::Borrowed(buffer.get(found.words())), found),
         }
-    }
-}
-
-/// Iterator over the messages that are there now; see [`Reader::drain`](crate::Reader::drain).
-///
-/// An error ends it, since it would come again with every further call; but after [`Error::Lagged`] it goes on.
-#[derive(Debug)]
-pub struct Drain<'i>(Messages<'i>);
-
-impl<'i> Drain<'i> {
-    pub(super) fn new(inbox: &'i mut Inbox) -> Self {
-        Drain(Messages::new(inbox, Wait::Never))
-    }
-}
-
-impl Iterator for Drain<'_> {
-    type Item = Result<Message<'static>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next()
-    }
-}
-
-/// Iterator that waits for messages; see [`Reader::messages`](crate::Reader::messages).
-///
-/// An error ends it, since it would come again with every further call; but after [`Error::Lagged`] it goes on.
-#[derive(Debug)]
-pub struct Messages<'i> {
-    inbox: &'i mut Inbox,
-    wait: Wait,
-    has_failed: bool,
-}
-
-impl<'i> Messages<'i> {
-    pub(super) fn new(inbox: &'i mut Inbox, wait: Wait) -> Self {
-        Messages {
-            inbox,
-            wait,
-            has_failed: false,
-        }
-    }
-}
-
-impl Iterator for Messages<'_> {
-    type Item = Result<Message<'static>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.has_failed {
-            return None;
-        }
-        let popped = self.inbox.pop(self.wait);
-        self.has_failed = !matches!(popped, Ok(_) | Err(Error::Lagged { .. }));
-        popped.map(|message| message.map(Message::into_owned)).transpose()
     }
 }
