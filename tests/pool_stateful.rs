@@ -5,15 +5,13 @@
 mod certificates;
 mod support;
 
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::watchdog;
+use support::{refused, watchdog};
 use syncq::Wait;
 use syncq::pool::wire::Handshake;
 use syncq::pool::{Chirp, Config, Identity, Loop, Message, Outcome, PoolError};
@@ -291,14 +289,6 @@ impl Drop for Wire {
         let _ = TcpStream::connect(self.at);
         self.cut();
     }
-}
-
-/// An address where nobody listens, and nobody else will as long as the descriptor is open.
-fn refused() -> (SocketAddr, OwnedFd) {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let bound = SocketAddr::try_from(getsockname(&socket).unwrap()).unwrap();
-    (bound, socket)
 }
 
 /// What a message was sent to.

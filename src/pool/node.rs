@@ -219,6 +219,7 @@ impl Node {
             send_by,
             due: how.due,
             attempts: 0,
+            is_of_attempt: false,
             message,
         };
         let deadline = send_by.map_or(Deadline::None, Deadline::At);

@@ -33,6 +33,8 @@ pub(crate) struct Outgoing {
     pub(crate) due: Option<Due>,
     /// Connections to the peer that could not be made while it waited.
     pub(crate) attempts: u32,
+    /// It was there when the attempt began that is being made.
+    pub(crate) is_of_attempt: bool,
 }
 
 impl Outgoing {
@@ -425,6 +427,10 @@ impl Peer {
                 todo.connect |= !state.queue.is_empty() && state.phase == Phase::Idle;
                 if todo.connect {
                     state.phase = Phase::Connecting;
+                    state
+                        .queue
+                        .iter_mut()
+                        .for_each(|outgoing| outgoing.is_of_attempt = true);
                 }
                 return;
             };
@@ -468,6 +474,11 @@ impl Peer {
         }
         let mut failed = Vec::new();
         for mut outgoing in std::mem::take(&mut state.queue) {
+            // The time of an attempt is that of those it was made for. What came later has its own, and so another attempt.
+            if matches!(error, PoolError::TimedOut { .. }) && !outgoing.is_of_attempt {
+                state.queue.push_back(outgoing);
+                continue;
+            }
             outgoing.attempts += 1;
             if outgoing.attempts > self.rules.retries {
                 failed.push((outgoing, error.clone()));
