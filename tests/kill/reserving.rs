@@ -2,7 +2,8 @@
 
 use super::super::step::{Board, Memory};
 use super::super::world::{LONG, World, body, options};
-use super::{Scene, UNTIL_KEPT, appends, as_keeper};
+use super::Scene;
+use super::appending::{UNTIL_KEPT, appends, as_keeper};
 use syncq::Writer;
 
 fn reserves(mut world: World, end: fn(syncq::Reservation<'_>, &Board)) -> Scene {
