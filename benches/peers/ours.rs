@@ -1,7 +1,6 @@
 //! What is measured of our queues alone, and of memory: nothing to set beside it, or nothing that waits for anybody.
 
 use crate::board::Board;
-use crate::cases::READERS;
 use crate::clock;
 use crate::process::forked;
 use crate::run;
@@ -9,7 +8,7 @@ use crate::subject::Shape;
 use crate::subjects::syncq_options;
 use std::hint::black_box;
 use std::time::Duration;
-use syncq::{Buffer, Message, Queue, Wait};
+use syncq::{Buffer, Queue, Wait};
 
 fn done(board: &Board, value: f64, began: u64) {
     board.results[0].set_number(value);
@@ -32,38 +31,24 @@ pub fn memcpy(_: &Shape, board: &Board, count: u64) {
     done(board, LEN as f64 / run::percentile(&mut times, 0.5), began);
 }
 
-/// Nanoseconds of an append while `shape.readers` readers are joined that have read everything before. As many read all of it whoever is
-/// joined, the others as observers: else it would be measured how cold the writer's lines are after more or less reading.
+/// Nanoseconds of an append while `shape.readers` readers are joined that have nothing to read before. They join anew for each stretch: if
+/// they read the last one, it would be measured how cold the writer's lines are after more or less reading.
 pub fn append_among_readers(shape: &Shape, board: &Board, count: u64) {
     clock::pin(0);
     let queue = syncq_options(shape).anonymous().expect("memory");
-    let mut readers: Vec<_> = (0..shape.readers).map(|_| queue.reader().expect("a slot")).collect();
-    let others = READERS.iter().max().expect("some").saturating_sub(shape.readers);
-    let mut observers: Vec<_> = (0..others).map(|_| queue.observer().expect("memory")).collect();
     let mut writer = queue.writer("").expect("a slot");
-    let (body, mut buffer) = (vec![7u8; shape.len], Buffer::new());
+    let body = vec![7u8; shape.len];
     let stretch = (shape.ring / 2 / (shape.len + 64)) as u64;
     let began = clock::now();
     let mut stretches = Vec::new();
     for _ in 0..count.div_ceil(stretch) {
+        let readers: Vec<_> = (0..shape.readers).map(|_| queue.reader().expect("a slot")).collect();
         let start = clock::now();
         for _ in 0..stretch {
             writer.append("", black_box(&body), Wait::Never).expect("room");
         }
         stretches.push((clock::now() - start) as u32);
-        let mut read = |pop: &mut dyn FnMut(&mut Buffer) -> usize| {
-            (0..stretch).for_each(|_| {
-                black_box(pop(&mut buffer));
-            })
-        };
-        let len =
-            |popped: syncq::Result<Option<Message<'_>>>| popped.expect("a queue").expect("a message").body().len();
-        for observer in &mut observers {
-            read(&mut |buffer| len(observer.pop_into(buffer, Wait::Never)));
-        }
-        for reader in &mut readers {
-            read(&mut |buffer| len(reader.pop_into(buffer, Wait::Never)));
-        }
+        drop(readers);
     }
     done(board, run::percentile(&mut stretches, 0.5) / stretch as f64, began);
 }

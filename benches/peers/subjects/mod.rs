@@ -23,6 +23,7 @@ pub fn all() -> Vec<&'static dyn Subject> {
         &syncq::ORDINARY,
         &syncq::SINGLE_WRITER,
         &syncq::IN_PLACE,
+        &syncq::FILLED,
         &rtrb::Rtrb,
         &crossbeam::Crossbeam,
         &iceoryx2::Iceoryx2,

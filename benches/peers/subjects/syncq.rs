@@ -12,6 +12,8 @@ pub struct Syncq {
     settings: &'static str,
     is_single: bool,
     is_in_place: bool,
+    /// In place, and what is made is filled with zeros first.
+    is_filled: bool,
 }
 
 pub const ORDINARY: Syncq = Syncq {
@@ -19,6 +21,7 @@ pub const ORDINARY: Syncq = Syncq {
     settings: "ordinary queue, any number of writers allowed, empty names; append and pop_into, append_all for batches",
     is_single: false,
     is_in_place: false,
+    is_filled: false,
 };
 
 pub const SINGLE_WRITER: Syncq = Syncq {
@@ -26,6 +29,7 @@ pub const SINGLE_WRITER: Syncq = Syncq {
     settings: "as syncq, with the option single_writer",
     is_single: true,
     is_in_place: false,
+    is_filled: false,
 };
 
 pub const IN_PLACE: Syncq = Syncq {
@@ -33,6 +37,15 @@ pub const IN_PLACE: Syncq = Syncq {
     settings: "ordinary queue; reserve, every byte written there, commit; peek, every byte read there (\"made and used\": made there, and not copied there)",
     is_single: false,
     is_in_place: true,
+    is_filled: false,
+};
+
+pub const FILLED: Syncq = Syncq {
+    name: "syncq in place, filled first",
+    settings: "as syncq in place, and the body is filled with zeros before it is made: processors take lines that are stored to as a whole without fetching them",
+    is_single: false,
+    is_in_place: true,
+    is_filled: true,
 };
 
 pub fn options(shape: &Shape) -> syncq::QueueOptions {
@@ -58,6 +71,9 @@ impl Subject for Syncq {
         if self.is_single && shape.writers > 1 {
             return Some("one writer");
         }
+        if self.is_filled && !shape.is_made {
+            return Some("nothing is made");
+        }
         (self.is_in_place && shape.batch > 1).then_some("batches are copied")
     }
 
@@ -66,7 +82,11 @@ impl Subject for Syncq {
         let ways = [options.anonymous()?, options.anonymous()?];
         let (batch, is_made) = (shape.batch, shape.is_made);
         Ok(match (self.is_in_place, is_made) {
-            (true, _) => Box::new(InPlace { ways, is_made }),
+            (true, _) => Box::new(InPlace {
+                ways,
+                is_made,
+                is_filled: self.is_filled,
+            }),
             (false, false) => Box::new(Copied { ways, batch }),
             (false, true) => Box::new(Made(ways, shape.len)),
         })
@@ -200,11 +220,13 @@ impl Receiver for CopyOutAndRead {
 struct InPlace {
     ways: [Queue; 2],
     is_made: bool,
+    is_filled: bool,
 }
 
 struct Filler {
     writer: Writer,
     makes: bool,
+    fills: bool,
 }
 
 struct Looker(Reader);
@@ -217,6 +239,7 @@ impl Link for InPlace {
         Filler {
             writer: writer(&self.ways[way]),
             makes: self.is_made,
+            fills: self.is_filled,
         }
     }
 
@@ -230,8 +253,14 @@ impl Sender for Filler {
     fn send(&mut self, body: &[u8]) {
         let mut place = self.writer.reserve("", body.len(), Wait::Forever).expect("room");
         match self.makes {
-            // SAFETY: the other processes of this run keep to the protocol.
-            true => make(unsafe { place.body() }),
+            true => {
+                // SAFETY: the other processes of this run keep to the protocol.
+                let body = unsafe { place.body() };
+                if self.fills {
+                    body.fill(0);
+                }
+                make(body);
+            }
             false => place.write_at(0, body),
         }
         place.commit().expect("nobody evicts");
