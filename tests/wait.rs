@@ -186,6 +186,41 @@ fn a_waiting_append_ends_when_the_slowest_reads_on() {
     });
 }
 
+/// Told by the processor's time of the writer's thread, whatever else the machine is doing. A writer that spun for each message would
+/// use nearly all of the time that it waits.
+#[test]
+fn a_writer_that_waits_for_a_slow_reader_again_and_again_sleeps() {
+    let _watchdog = minute();
+    const MESSAGES: u32 = 40_000;
+    let busy = || {
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
+    };
+    over_every_backing(&Queue::options().capacity(64 << 10), |queue| {
+        let (mut reader, mut writer) = (queue.reader().unwrap(), queue.writer("").unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 0..MESSAGES {
+                    let message = reader.pop(Wait::Forever).unwrap().expect("waited for ever");
+                    assert_eq!(message.body()[..4], number.to_le_bytes());
+                    let until = Instant::now() + Duration::from_micros(5);
+                    while Instant::now() < until {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+            let (begin, before) = (Instant::now(), busy());
+            for number in 0..MESSAGES {
+                let mut body = [0; 64];
+                body[..4].copy_from_slice(&number.to_le_bytes());
+                writer.append("", &body, Wait::Forever).unwrap();
+            }
+            let (took, used) = (begin.elapsed(), busy() - before);
+            assert!(used * 2 < took, "used {used:?} of {took:?}");
+        });
+    });
+}
+
 #[test]
 fn a_waiting_append_ends_when_the_slowest_leaves_is_evicted_or_is_killed() {
     over_every_shared_backing(&Queue::options().capacity(4096), |queue| {

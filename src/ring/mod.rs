@@ -44,11 +44,15 @@ use claim::Word;
 #[derive(Debug)]
 pub(crate) struct Ring {
     pub(crate) segment: Segment,
+    shortage: room::Shortage,
 }
 
 impl Ring {
     pub(crate) fn new(segment: Segment) -> Self {
-        Ring { segment }
+        Ring {
+            segment,
+            shortage: room::Shortage::default(),
+        }
     }
 
     /// Brings the zeroed memory of a new segment into its first state. Nobody else sees it yet.

@@ -153,7 +153,7 @@ impl Membership {
         }
     }
 
-    /// Finishes a reservation that nobody has announced, with `state` and `len`. `false`: nothing was done, and it is announced or to be.
+    /// Finishes a reservation that nobody has announced, with `state` and `len`. `false`: nothing was done; somebody has announced it, or the caller has to.
     #[inline(never)]
     fn finish_unannounced(&self, reserved: &Reserved, state: State, len: u32) -> bool {
         let (kept, slot) = (self.kept(), self.line());
@@ -185,7 +185,8 @@ impl Membership {
             self.make_ready(next, size);
         }
         self.rest(next);
-        // After it: until then what is reserved ends there, and then the frontier is there.
+        // After the frontier has moved: who asks how far is written or reserved gets the end of the reservation as long as this says that there
+        // is one, and the frontier then. The other way round it would seem to go back for a moment.
         slot.cursor.unannounced.store(0, Ordering::Relaxed);
         slot.cursor.reservation.store(0, Ordering::Release);
         self.ring.made_room();
@@ -226,7 +227,7 @@ impl Membership {
         if cursor.unannounced.load(Ordering::Relaxed) == 0 {
             return;
         }
-        // Also if somebody else has the claim: who arms before the head is changed sees one of the two at work, and naps.
+        // Busy, even if somebody else has the claim: who arms before the head is changed sees one of the two at work, and naps.
         cursor.frontier.store(reserved.position | BUSY, Ordering::Relaxed);
         self.light.fence();
         let origin = Origin::from_bits(cursor.origin.load(Ordering::Relaxed));
@@ -321,7 +322,7 @@ impl Membership {
 
 impl Ring {
     /// Announces the keeper's reservation at its `frontier`, if there is one that nobody has announced. The caller holds the claim beside it, and has seen
-    /// it idle.
+    /// it idle, or dead: as long as the claim is held beside a dead one, nobody else is active in its slot.
     pub(super) fn announce_for(&self, keeper: u16, frontier: u64) {
         let Some((origin, body_len)) = self.unannounced_at(keeper, frontier) else {
             return;

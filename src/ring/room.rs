@@ -20,6 +20,42 @@ use crate::sys::atomic::{AtomicU64, Ordering, fence};
 use crate::sys::barrier;
 use crate::sys::futex::EVERY_BIT;
 use crate::wait::Deadline;
+use std::time::{Duration, Instant};
+
+/// A writer that has to sleep for room asks for this part of the ring at first.
+const AMPLE_PART: u64 = 2;
+/// And for so long, then for no more than it needs: a reader that is slower than that is waited for message by message.
+const AMPLE_SLICE: Duration = Duration::from_micros(200);
+/// Who has to wait for room again before it has filled this part of the ring has filled it all this time.
+const AGAIN_PART: u64 = 16;
+/// With so much work before it, a reader does not miss a writer that sleeps for [`AMPLE_SLICE`], and takes as long to wake up.
+const LONG_WORK: Duration = Duration::from_millis(1);
+
+/// How this process last waited for room. A hint: what it says wrongly costs a short sleep, or a short spin.
+#[derive(Debug, Default)]
+pub(super) struct Shortage {
+    /// The frontier then.
+    at: std::sync::atomic::AtomicU64,
+    /// After how many nanoseconds there was room for one record, at least.
+    nanos: std::sync::atomic::AtomicU64,
+}
+
+impl Shortage {
+    fn note(&self, frontier: u64, waited: Duration) {
+        self.at.store(frontier, Ordering::Relaxed);
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Whether the ring has been full since, and its reader takes so long that a writer would spin for each record.
+    fn lasts(&self, short: &Short, capacity: u64) -> bool {
+        let since = short.frontier.wrapping_sub(self.at.load(Ordering::Relaxed));
+        let records = capacity / short.end.wrapping_sub(short.frontier).max(GRANULE);
+        let work = self.nanos.load(Ordering::Relaxed).saturating_mul(records);
+        // A model's outcome must not depend on the time.
+        !cfg!(loom) && since <= capacity / AGAIN_PART && u128::from(work) >= LONG_WORK.as_nanos()
+    }
+}
 
 /// What holds the writers back most.
 #[derive(Debug, Clone, Copy)]
@@ -244,14 +280,25 @@ impl Ring {
         let space = &self.segment.control().space;
         let needed = short.end.wrapping_sub(self.capacity());
         let has_room = || self.slowest_now(short.frontier).position.wrapping_sub(needed) as i64 >= 0;
-        if self.spin_on(has_room, ROOM_SPIN, deadline) {
-            return;
+        if self.shortage.lasts(short, self.capacity()) {
+            self.shortage.at.store(short.frontier, Ordering::Relaxed);
+        } else {
+            let begin = Instant::now();
+            let has_come = self.spin_on(has_room, ROOM_SPIN, deadline);
+            self.shortage.note(short.frontier, begin.elapsed());
+            if has_come {
+                return;
+            }
         }
-        let mut slice = ROOM_SLICE;
+        // A busy reader would else have to ring, and a writer to fall asleep, for every few messages. There are so many before this
+        // one that nobody gets it later.
+        let ample = needed.wrapping_add(distance(short.frontier, needed).min(self.capacity() / AMPLE_PART));
+        // Not in models: a wish that is reached later would hide that one for just enough was not rung for.
+        let (mut wish, mut slice) = (if cfg!(loom) { needed } else { ample }, ROOM_SLICE);
         while !deadline.has_passed() {
             self.drop_stale_wish(short.frontier);
             let bell = space.bell.read();
-            self.want(needed);
+            self.want(wish);
             barrier::heavy();
             let slow = self.slowest_now(short.frontier);
             if slow.position.wrapping_sub(needed) as i64 >= 0 {
@@ -265,6 +312,11 @@ impl Ring {
             // A dead one is buried by the caller, with the claim free. So is the case that it has become somebody else.
             if slow.slot != short.slow.slot || slow.slot.is_some_and(|slot| self.bury_if_dead(slot)) {
                 return;
+            }
+            if wish != needed {
+                space.bell.nap(bell, deadline.cap(AMPLE_SLICE), EVERY_BIT);
+                wish = needed;
+                continue;
             }
             space.bell.sleep(bell, deadline.cap(slice), EVERY_BIT);
             slice = (slice * 2).min(LONGEST_SLICE);
