@@ -31,9 +31,9 @@ pub(crate) struct Outgoing {
     pub(crate) send_by: Due,
     /// The user's own time for all of it, which goes before the node's timeout.
     pub(crate) due: Option<Due>,
-    /// Connections to the peer that could not be made while it waited.
+    /// Attempts to connect that failed while it waited, but for those that timed out and that it had joined late.
     pub(crate) attempts: u32,
-    /// It was there when the attempt began that is being made.
+    /// It was there when the last attempt to connect began, so the time of that was its own.
     pub(crate) is_of_attempt: bool,
 }
 

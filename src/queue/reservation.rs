@@ -110,8 +110,8 @@ impl<'m> Reservation<'m> {
 
     /// The body as a slice, in place. It holds whatever lay there before.
     ///
-    /// Where the processors of writer and reader are far from each other, `fill(0)` before a body is made word by word makes it twice as fast:
-    /// what is overwritten as a whole need not be fetched first. Where they are near, it costs a quarter. docs/performance.md has the figures.
+    /// Where the processors of writer and reader are far from each other, a body that is made elsewhere and appended is faster than one that is made
+    /// here word by word, since what is overwritten as a whole need not be fetched first: docs/performance.md has the figures.
     ///
     /// # Safety
     ///

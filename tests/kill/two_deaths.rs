@@ -10,8 +10,8 @@ use syncq::{Queue, Start};
 
 /// Where `docs/segment-format.md` has the wake-up bits of sleeping readers.
 const SLEEPERS_AT: usize = 768;
-/// The bit of kinds that have none of their own, as `news` here.
-const KIND_BIT: u64 = 1 << 31;
+/// The one of readers that screen no kind.
+const ANY_KIND: u64 = 1 << 31;
 /// Where the data part of a queue with eight slots begins.
 const DATA_AT: usize = 8192;
 
@@ -73,7 +73,7 @@ pub fn over_dead_waker() -> Scene {
     let reader = world.queue.reader().expect("a reader");
     world.add_sleeper(reader);
     appends_over(world, 0, |memory, queue| {
-        queue.stats().writing.is_some() && memory.word(SLEEPERS_AT) & KIND_BIT == 0
+        queue.stats().writing.is_some() && memory.word(SLEEPERS_AT) & ANY_KIND == 0
     })
 }
 

@@ -36,11 +36,10 @@ pub fn all() -> Vec<&'static dyn Subject> {
     ]
 }
 
-/// Makes every word of a body, each time others: what a writer has to do at least that has not got it from anywhere.
-pub fn make(body: &mut [u8]) {
+/// Makes every word of the body of message number `first`: what a writer has to do at least that has not got it from anywhere.
+pub fn make(body: &mut [u8], first: u64) {
     let (words, rest) = body.as_chunks_mut::<8>();
-    let first = words.first().map_or(0, |word| u64::from_ne_bytes(*word));
-    for (word, value) in words.iter_mut().zip(first.wrapping_add(1)..) {
+    for (word, value) in words.iter_mut().zip(first..) {
         *word = value.to_ne_bytes();
     }
     rest.fill(first as u8);

@@ -175,6 +175,7 @@ struct Made([Queue; 2], usize);
 struct MakeAndCopyIn {
     writer: Writer,
     body: Vec<u8>,
+    number: u64,
 }
 
 struct CopyOutAndRead {
@@ -190,6 +191,7 @@ impl Link for Made {
         MakeAndCopyIn {
             writer: writer(&self.0[way]),
             body: vec![0; self.1],
+            number: 0,
         }
     }
 
@@ -204,7 +206,8 @@ impl Link for Made {
 impl Sender for MakeAndCopyIn {
     #[inline]
     fn send(&mut self, _: &[u8]) {
-        make(&mut self.body);
+        self.number += 1;
+        make(&mut self.body, self.number);
         self.writer.append("", &self.body, Wait::Forever).expect("room");
     }
 }
@@ -227,6 +230,7 @@ struct Filler {
     writer: Writer,
     makes: bool,
     fills: bool,
+    number: u64,
 }
 
 struct Looker(Reader);
@@ -240,6 +244,7 @@ impl Link for InPlace {
             writer: writer(&self.ways[way]),
             makes: self.is_made,
             fills: self.is_filled,
+            number: 0,
         }
     }
 
@@ -259,7 +264,8 @@ impl Sender for Filler {
                 if self.fills {
                     body.fill(0);
                 }
-                make(body);
+                self.number += 1;
+                make(body, self.number);
             }
             false => place.write_at(0, body),
         }

@@ -109,6 +109,7 @@ impl Inbox {
         let answers = match made.and_then(|queue| Ok((queue.reader()?, queue))) {
             Ok(answers) => answers,
             Err(error) => {
+                let _ = Queue::unlink_name(&second);
                 let _ = messages.unlink();
                 return Err(error.into());
             }

@@ -20,7 +20,7 @@ const OBSERVER_SLICES: (Duration, Duration) = (Duration::from_micros(250), Durat
 const MOMENT_LOOKS: u32 = 256;
 
 impl Inbox {
-    /// Sees to the distance from the writer; see [`Pace`].
+    /// Sees to the distance from the writer; see [`Pace`](crate::queue::pace::Pace).
     #[inline(always)]
     pub(super) fn keep_pace(&mut self, wait: Wait) {
         if self.pace.is_due(self.position) {

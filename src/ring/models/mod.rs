@@ -4,6 +4,9 @@
 //! A sleep never times out here, so a lost wake-up is a deadlock that loom reports; only naps, and in models with deaths the
 //! short sleeps, end by themselves. A death is a thread that stops between two steps and whose slot nobody holds then.
 //!
+//! Here: writers, sleepers, room, joining, observing, and what all models are made of. `keeping` has those of the kept claim, `reserving` those of
+//! reservations.
+//!
 //! Schedules are explored up to a number of preemptions that keeps the suite short; `SYNCQ_PREEMPTIONS=2` (or more) in the
 //! environment asks for others. `.ci/weaken` shows for each model that it fails when the ordering or the second look that it guards is taken away.
 
@@ -100,8 +103,8 @@ fn value_of(ring: &Ring, found: &Found, racing: bool) -> [u64; 4] {
     words
 }
 
-/// Waits for the next message and takes it. All messages of these models are one granule long and none is aborted, so
-/// sequence number and position tell the same.
+/// Waits for the next message and takes it. All records of these models are one granule long, and those that are
+/// aborted have a number, too: so sequence number and position tell the same.
 fn pop(who: &Membership, at: &mut u64) -> u64 {
     loop {
         match who.ring.look(*at).unwrap() {
