@@ -23,6 +23,8 @@ mod slots;
 #[path = "pool_over_tcp/stopping.rs"]
 mod stopping;
 mod support;
+#[path = "support/tcp.rs"]
+mod tcp;
 #[path = "pool_over_tcp/time.rs"]
 mod time;
 #[path = "pool_over_tcp/who_reads.rs"]

@@ -4,6 +4,8 @@
 #[cfg(feature = "tls")]
 mod certificates;
 mod support;
+#[path = "support/tcp.rs"]
+mod tcp;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -11,10 +13,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, Tc
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::{refused, watchdog};
+use support::watchdog;
 use syncq::Wait;
 use syncq::pool::wire::Handshake;
 use syncq::pool::{Chirp, Config, Identity, Loop, Message, Outcome, PoolError};
+use tcp::refused;
 
 const SECOND: Duration = Duration::from_secs(1);
 

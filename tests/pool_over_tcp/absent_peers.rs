@@ -2,7 +2,8 @@
 //!
 //! Not here: peers that listen and say nothing (`time`), and nodes that were killed (`pool_kill.rs`).
 
-use super::support::{minute, refused};
+use super::support::minute;
+use super::tcp::refused;
 use super::{SECOND, echo, in_all_modes, node, plain, quiet};
 use std::time::{Duration, Instant};
 use syncq::Wait;

@@ -5,10 +5,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use std::fs::OpenOptions;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,14 +39,6 @@ pub fn unique(what: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("test-{what}-{}-{next}", std::process::id())
-}
-
-/// A TCP address where nobody listens, and nobody else will as long as the descriptor is open.
-pub fn refused() -> (SocketAddr, OwnedFd) {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-    bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port from the system");
-    let bound = getsockname(&socket).expect("it is bound");
-    (SocketAddr::try_from(bound).expect("an address of the internet"), socket)
 }
 
 /// A named queue whose name goes away with this.
