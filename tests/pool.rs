@@ -1,33 +1,33 @@
-//! Nodes over TCP: sending, answering, releasing, slots, time, stopping, and what must not happen. The tests are in `pool_over_tcp/`,
+//! Nodes over TCP: sending, answering, releasing, slots, time, stopping, and what must not happen. The tests are in `pool/`,
 //! by subject; here is what they start from.
 //!
 //! Not here: nodes over queues (`pool_local.rs`), over TLS (`pool_tls_nodes.rs`), byte by byte (`pool_wire_peer.rs`), among strangers
 //! (`pool_hostile.rs`), and nodes that are killed (`pool_kill.rs`).
 
-#[path = "pool_over_tcp/absent_peers.rs"]
+#[path = "pool/absent_peers.rs"]
 mod absent_peers;
-#[path = "pool_over_tcp/addresses.rs"]
+#[path = "pool/addresses.rs"]
 mod addresses;
-#[path = "pool_over_tcp/answering.rs"]
+#[path = "pool/answering.rs"]
 mod answering;
-#[path = "pool_over_tcp/handlers.rs"]
+#[path = "pool/handlers.rs"]
 mod handlers;
-#[path = "pool_over_tcp/limits.rs"]
+#[path = "pool/limits.rs"]
 mod limits;
-#[path = "pool_over_tcp/loops.rs"]
+#[path = "pool/loops.rs"]
 mod loops;
-#[path = "pool_over_tcp/many_at_once.rs"]
+#[path = "pool/many_at_once.rs"]
 mod many_at_once;
-#[path = "pool_over_tcp/slots.rs"]
+#[path = "pool/slots.rs"]
 mod slots;
-#[path = "pool_over_tcp/stopping.rs"]
+#[path = "pool/stopping.rs"]
 mod stopping;
 mod support;
 #[path = "support/tcp.rs"]
 mod tcp;
-#[path = "pool_over_tcp/time.rs"]
+#[path = "pool/time.rs"]
 mod time;
-#[path = "pool_over_tcp/who_reads.rs"]
+#[path = "pool/who_reads.rs"]
 mod who_reads;
 
 use std::sync::{Arc, Mutex, mpsc};

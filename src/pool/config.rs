@@ -92,7 +92,8 @@ pub struct Config {
     pub disable_signals: bool,
     /// How many times a message is tried again after no connection could be made, with a pause that doubles, and never beyond the message's
     /// time. A connection that was made and lost before any byte of the message was written does not count: the message goes over the next one,
-    /// as long as its time lasts. Nor does an attempt that timed out and had begun before the message came. A message that may have reached the peer is never sent twice. Any value. Default: 0.
+    /// as long as its time lasts. Nor does an attempt that timed out and had begun before the message came. A message that may have reached
+    /// the peer is never sent twice. Any value. Default: 0.
     pub retries: u8,
     /// How many messages may wait to be sent to one peer, from 1 on. Default: 1000.
     pub send_queue_messages: usize,

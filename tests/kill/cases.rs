@@ -82,10 +82,9 @@ pub struct Case {
 }
 
 const fn steady(name: &'static str, scene: fn() -> Scene) -> Case {
-    let pace = Pace::Steady;
     Case {
         name,
-        pace,
+        pace: Pace::Steady,
         is_core: false,
         scene,
         rehearsal: None,
@@ -93,13 +92,9 @@ const fn steady(name: &'static str, scene: fn() -> Scene) -> Case {
 }
 
 const fn varying(name: &'static str, scene: fn() -> Scene) -> Case {
-    let pace = Pace::Varying;
     Case {
-        name,
-        pace,
-        is_core: false,
-        scene,
-        rehearsal: None,
+        pace: Pace::Varying,
+        ..steady(name, scene)
     }
 }
 

@@ -87,15 +87,8 @@ fn a_keeper_dies_after(steps: u32) {
             }
             if steps >= 2 {
                 ring.segment.control().data.bell.wake(EVERY_BIT);
-                let (position, spot) = (claim.position, ring.segment.at(claim.position));
-                let sequence = spot.word(SEQUENCE).load(Ordering::Relaxed);
-                keeper.write_origin(spot, 0, b"");
-                spot.copy_in(32, bytemuck::bytes_of(&[7u64; 4]));
-                let head = Head {
-                    state: State::Message,
-                    body_len: 32,
-                };
-                ring.publish(position, position + 64, sequence + 1, head);
+                write_sevens(&keeper, claim.position);
+                publish_sevens(&keeper, claim.position);
             }
             std::mem::forget(claim);
             dies(keeper);

@@ -134,6 +134,23 @@ fn pop(who: &Membership, at: &mut u64) -> u64 {
     }
 }
 
+/// Writes a record of 7s at the frontier, all but its head.
+fn write_sevens(who: &Membership, position: u64) {
+    let spot = who.ring.segment.at(position);
+    who.write_origin(spot, 0, b"");
+    spot.copy_in(32, bytemuck::bytes_of(&[7u64; 4]));
+}
+
+/// Publishes what [`write_sevens`] wrote.
+fn publish_sevens(who: &Membership, position: u64) {
+    let sequence = who.ring.segment.word(position, SEQUENCE).load(Ordering::Relaxed);
+    let head = Head {
+        state: State::Message,
+        body_len: 32,
+    };
+    who.ring.publish(position, position + 64, sequence + 1, head);
+}
+
 /// The process of this member is no more.
 fn dies(who: Membership) {
     who.ring.segment.presence.give_back(who.slot);
@@ -188,17 +205,9 @@ fn a_writer_dies_after(steps: u32) {
                 ring.segment.control().data.bell.wake(EVERY_BIT);
             }
             if steps >= 3 {
-                let position = claim.position;
-                let spot = ring.segment.at(position);
-                victim.write_origin(spot, 0, b"");
-                spot.copy_in(32, bytemuck::bytes_of(&[7u64; 4]));
-                let sequence = ring.segment.word(position, SEQUENCE).load(Ordering::Relaxed);
+                write_sevens(&victim, claim.position);
                 if steps >= 4 {
-                    let head = Head {
-                        state: State::Message,
-                        body_len: 32,
-                    };
-                    ring.publish(position, position + 64, sequence + 1, head);
+                    publish_sevens(&victim, claim.position);
                 }
             }
             std::mem::forget(claim);
